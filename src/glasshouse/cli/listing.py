@@ -1,0 +1,50 @@
+"""`glasshouse list`: what is plugged in."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated, Any
+
+import typer
+
+from glasshouse import _registry
+from glasshouse.runtime.errors import GlasshouseError
+
+SHOWN = ("checks", "organisms", "studies", "executors")
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command("list")(list_)
+
+
+def list_(
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")] = False,
+) -> None:
+    """List the checks, organisms, studies and executors that are installed, third parties' included."""
+    found = {group: [_describe(group, name) for name in _registry.names(group)] for group in SHOWN}
+    if as_json:
+        print(json.dumps(found, indent=2))
+        return
+    for group, entries in found.items():
+        print(f"{group}")
+        for entry in entries:
+            print(f"  {entry['name']:<20} {entry['about']}".rstrip())
+        if not entries:
+            print("  (none)")
+
+
+def _describe(group: str, name: str) -> dict[str, str]:
+    try:
+        thing = _registry.load(group, name)
+    except GlasshouseError as error:
+        return {"name": name, "about": f"cannot be loaded: {error}"}
+    return {"name": name, "about": _about(thing)}
+
+
+def _about(thing: Any) -> str:
+    title = getattr(thing, "title", None)
+    if isinstance(title, str) and title:
+        return title
+    doc = getattr(thing, "__doc__", None) or ""
+    return doc.strip().splitlines()[0] if doc.strip() else ""
