@@ -50,7 +50,9 @@ class Site:
             return text
         match = _TEXT.fullmatch(text)
         if match is None:
-            raise InputError(f"cannot read the site {text!r}", fix="write kind.layer or kind.layer.head, as in z.3.5")
+            raise InputError(
+                f"cannot read the site {text!r}", fix="write kind.layer or kind.layer.head, as in z.3.5"
+            )
         layer, head = match["layer"], match["head"]
         return cls(match["kind"], -1 if layer is None else int(layer), -1 if head is None else int(head))
 
