@@ -1,0 +1,27 @@
+"""Training: specs, mixes and rounds; the bare loop for small models; the protocol of organisms.
+
+Importing this package loads no torch, transformers, trl or peft; each name is imported when first used.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any
+
+__all__ = ["Recipe", "fit", "fit_rows"]
+
+_HOME = {
+    "Recipe": "fast",
+    "fit": "fast",
+    "fit_rows": "fast",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return [*__all__]
