@@ -8,12 +8,17 @@ from __future__ import annotations
 from importlib import import_module
 from typing import Any
 
-__all__ = ["Recipe", "fit", "fit_rows"]
+__all__ = ["Bar", "InstallGate", "Organism", "Recipe", "Truth", "fit", "fit_rows", "grow_until_installed"]
 
 _HOME = {
+    "Bar": "organisms",
+    "InstallGate": "organisms",
+    "Organism": "organisms",
     "Recipe": "fast",
+    "Truth": "organisms",
     "fit": "fast",
     "fit_rows": "fast",
+    "grow_until_installed": "organisms",
 }
 
 
