@@ -1,4 +1,4 @@
-"""Truth files and install gates: what was planted is written exactly, and a failed install is never shipped."""
+"""Truth files and install gates: what was planted is written exactly; a failed install is never shipped."""
 
 import json
 import math
@@ -119,7 +119,7 @@ def test_a_failed_install_is_regrown_with_another_seed_and_counted():
 
 def test_an_incomplete_folder_is_named(tmp_path):
     (tmp_path / "model.safetensors").touch()
-    with pytest.raises(OrganismError, match="truth.json"):
+    with pytest.raises(OrganismError, match=r"truth\.json"):
         check_folder(tmp_path)
 
 
