@@ -21,7 +21,7 @@ def register(app: typer.Typer) -> None:
 def list_(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")] = False,
 ) -> None:
-    """List the checks, organisms, studies and executors that are installed, third parties' included."""
+    """List the checks, organisms, studies and executors installed here, third parties' included."""
     found = {group: [_describe(group, name) for name in _registry.names(group)] for group in SHOWN}
     if as_json:
         print(json.dumps(found, indent=2))

@@ -183,6 +183,17 @@ class Finding(_Model):
     next: str
     """The command that digs deeper."""
 
+    @property
+    def key(self) -> str:
+        """What makes two findings of different audits the same: the check, the trigger, the entities.
+
+        Rows are left out, since a ranking may shift; they decide only where nothing else is named.
+        """
+        named = [self.detected.trigger or "", *sorted(self.detected.entities)]
+        if not any(named):
+            named = sorted(self.detected.rows[:1])
+        return ": ".join([self.check, *filter(None, named)])
+
 
 class Clean(_Model):
     """A check that ran and found nothing, with how much it could have found."""
@@ -202,6 +213,14 @@ class NotRun(_Model):
     part: str = ""
 
 
+class Baseline(_Model):
+    """The findings (by `Finding.key`) against an earlier audit: only the new ones count for the exit code."""
+
+    new: tuple[str, ...] = ()
+    known: tuple[str, ...] = ()
+    gone: tuple[str, ...] = ()
+
+
 class Findings(_Model):
     """The whole of `findings.json`. Deterministic: no times, no paths of this machine."""
 
@@ -211,8 +230,35 @@ class Findings(_Model):
     findings: tuple[Finding, ...] = ()
     clean: tuple[Clean, ...] = ()
     not_run: tuple[NotRun, ...] = ()
+    baseline: Baseline | None = None
     provenance: dict[str, Any] = Field(default_factory=dict)
 
     def worst(self) -> Severity | None:
         """The highest severity, or None when there is no finding."""
         return max((f.severity for f in self.findings), key=lambda s: s.rank, default=None)
+
+    def against(self, earlier: Findings) -> Findings:
+        """The same findings, with what is new, known and gone since `earlier`."""
+        before, now = [f.key for f in earlier.findings], [f.key for f in self.findings]
+        baseline = Baseline(
+            new=tuple(key for key in now if key not in before),
+            known=tuple(key for key in now if key in before),
+            gone=tuple(key for key in before if key not in now),
+        )
+        return self.model_copy(update={"baseline": baseline})
+
+    def counted(self) -> tuple[Finding, ...]:
+        """The findings that decide the exit code: all, or only the new ones where there is a baseline."""
+        if self.baseline is None:
+            return self.findings
+        return tuple(f for f in self.findings if f.key in self.baseline.new)
+
+
+def published_schema() -> dict[str, Any]:
+    """The JSON Schema of `findings.json`, as published in `docs/findings.schema.json`."""
+    schema = Findings.model_json_schema(mode="serialization")
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "Glasshouse findings",
+        **schema,
+    }

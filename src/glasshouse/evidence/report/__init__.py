@@ -1,0 +1,26 @@
+"""The report: findings as one HTML file that needs no network, no server and no script to be read."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from glasshouse.evidence.findings import Findings
+
+__all__ = ["render_report"]
+
+
+def render_report(
+    findings: Findings,
+    *,
+    graded: Mapping[str, Any] | None = None,
+    provenance: Mapping[str, Any] | None = None,
+) -> str:
+    """One HTML page under 3 MB that opens on the findings.
+
+    `graded` is the grader's answer for an organism and becomes the last section. `provenance` is whatever a
+    reader needs to repeat the run (times, paths, versions), shown folded. Text of models and data is inert.
+    """
+    from glasshouse.evidence.report._page import page
+
+    return page(findings, graded, provenance or {})

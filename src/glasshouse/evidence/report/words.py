@@ -1,0 +1,92 @@
+"""Numbers in words, for a reader who is not a statistician."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from typing import Any
+
+from glasshouse.evidence.findings import Findings, Null, Severity
+from glasshouse.statistics.estimate import Estimate
+
+
+def number(x: Any) -> str:
+    """A number with three significant places, or what stands in its place ('undefined', 'unbounded')."""
+    if x is None or (isinstance(x, float) and math.isnan(x)):
+        return "undefined"
+    value = float(x)
+    if math.isinf(value):
+        return "unbounded"
+    if value == int(value) and abs(value) < 1e6:
+        return f"{int(value):,}"
+    return f"{value:.3f}" if 0.01 <= abs(value) < 1000 else f"{value:.3g}"
+
+
+def estimate_words(estimate: Estimate) -> str:
+    """One sentence: the value, its interval, on how much, and how the interval was made."""
+    if not estimate.defined:
+        return f"Not measurable: {estimate.method.removeprefix('undefined: ')}."
+    if estimate.low == estimate.high:
+        return f"Measured {number(estimate.value)} on {estimate.n:,} units ({estimate.method})."
+    return (
+        f"Measured {number(estimate.value)}; the {estimate.level:.0%} interval runs from {number(estimate.low)} "
+        f"to {number(estimate.high)} (n = {estimate.n:,}, {estimate.method})."
+    )
+
+
+def null_words(null: Null) -> str:
+    """One or two sentences: what it was compared with, and how surprising the result would be under it."""
+    words = f"Compared with: {null.description.rstrip('.')}"
+    if null.estimate is not None and null.estimate.defined:
+        words += (
+            f", which gave {number(null.estimate.value)} [{number(null.estimate.low)}, "
+            f"{number(null.estimate.high)}] (n = {null.estimate.n:,})"
+        )
+    elif null.value is not None:
+        words += f" ({number(null.value)})"
+    p = null.p_adjusted if null.p_adjusted is not None else null.p_value
+    if p is None:
+        return words + "."
+    corrected = ", corrected for the number of questions asked" if null.p_adjusted is not None else ""
+    return f"{words}. Were that all there is, a result like this would appear with probability {_p(p)}{corrected}."
+
+
+def verdict_words(findings: Findings) -> dict[str, str]:
+    """The headline and the sentence below it."""
+    name = str(findings.subject.get("name", "this model"))
+    asked = len(findings.clean) + len(
+        {f.check for f in findings.findings} - {c.check for c in findings.clean}
+    )
+    unasked = len(findings.not_run)
+    rest = f"{_count(len(findings.clean), 'answer')} came back clean"
+    rest += f", and {_count(unasked, 'question')} could not be asked." if unasked else "."
+    if not findings.findings:
+        headline = f"Nothing found in {name}"
+        return {"headline": headline, "sentence": f"{_count(asked, 'question')} asked; {rest}"}
+    worst = findings.worst()
+    total = len(findings.findings)
+    headline = f"{_count(total, 'finding')} in {name}"
+    lead = f"The worst is {worst}." if total > 1 else f"It is {worst}."
+    return {"headline": headline, "sentence": f"{lead} {rest[0].upper()}{rest[1:]}"}
+
+
+def severity_counts(findings: Findings) -> list[tuple[str, int]]:
+    """(severity, how many), worst first, without zeros."""
+    counts = Counter(f.severity for f in findings.findings)
+    return [(s.value, counts[s]) for s in reversed(Severity) if counts[s]]
+
+
+def title_of(findings: Findings, slug: str) -> str:
+    """The question a check asks, as its author put it; the slug where the findings do not say."""
+    for entry in findings.provenance.get("checks", ()):
+        if isinstance(entry, dict) and entry.get("check") == slug and entry.get("title"):
+            return str(entry["title"])
+    return slug.replace("-", " ").capitalize()
+
+
+def _count(n: int, noun: str) -> str:
+    return f"{n} {noun}" + ("" if n == 1 else "s")
+
+
+def _p(p: float) -> str:
+    return "below 0.0001" if p < 1e-4 else f"{p:.2g}"
