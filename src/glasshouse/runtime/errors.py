@@ -20,6 +20,8 @@ Each message answers three questions in one or two sentences: what is wrong, whe
 
 from __future__ import annotations
 
+from glasshouse.runtime.text import clean_text
+
 EXIT_CODE = 2
 
 
@@ -33,7 +35,10 @@ class GlasshouseError(Exception):
     exit_code = EXIT_CODE
 
     def __init__(self, what: str, *, where: str | None = None, fix: str | None = None) -> None:
-        self.what, self.where, self.fix = what.rstrip("."), where, fix.rstrip(".") if fix else None
+        # Parts may quote files and models, so what a terminal would obey is taken out here, once for all.
+        self.what = clean_text(what).rstrip(".")
+        self.where = clean_text(where) if where is not None else None
+        self.fix = clean_text(fix).rstrip(".") if fix else None
         super().__init__(self._sentence())
 
     def _sentence(self) -> str:

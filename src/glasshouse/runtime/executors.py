@@ -1,4 +1,4 @@
-"""Where shards of work run: in this process, or in several. Results come in shard order, whatever finishes first.
+"""Where shards of work run: in this process, or in several. Results come in the order of the shards.
 
 A function of shards must not depend on how many there are; `map_reduce` combines the results from left to
 right in the order of the shards, so that sums round the same way on every executor.
@@ -6,6 +6,7 @@ right in the order of the shards, so that sums round the same way on every execu
 
 from __future__ import annotations
 
+import functools
 import os
 import sys
 from collections import deque
@@ -17,8 +18,11 @@ from glasshouse.runtime.errors import GlasshouseError, InputError, RunError
 S = TypeVar("S")
 R = TypeVar("R")
 
+Combine = Callable[[R, R], R]
+"""Joins the total of the shards so far with the next result."""
+
 Store = Callable[[str, Callable[[], Any]], Any]
-"""`store(name, build)` returns the stored result of that name or stores `build()`: the shape of `Run.step`."""
+"""`store(name, build)` returns what is stored under the name or stores `build()`, as `Run.step` does."""
 
 
 @runtime_checkable
@@ -33,7 +37,7 @@ class Executor(Protocol):
         self,
         fn: Callable[[S], R],
         shards: Iterable[S],
-        combine: Callable[[R, R], R],
+        combine: Combine[R],
         *,
         store: Store | None = None,
     ) -> R:
@@ -52,7 +56,7 @@ class Local:
         self,
         fn: Callable[[S], R],
         shards: Iterable[S],
-        combine: Callable[[R, R], R],
+        combine: Combine[R],
         *,
         store: Store | None = None,
     ) -> R:
@@ -63,8 +67,8 @@ class Local:
 class Processes:
     """Run the shards in `workers` fresh processes, each with one torch thread.
 
-    `fn` must be importable (defined at the top of a module) and shards and results must be picklable. An error
-    of our family raised in a worker is raised here with the same sentence.
+    `fn` must be importable (defined at the top of a module) and shards and results must be picklable. An
+    error of our family raised in a worker is raised here with the same sentence.
     """
 
     def __init__(self, workers: int = 2) -> None:
@@ -93,7 +97,7 @@ class Processes:
             raise RunError(
                 "a worker process died without an error, most often for lack of memory",
                 where=f"executor processes:{self.workers}",
-                fix="use fewer workers or smaller shards; in a script, start from `if __name__ == '__main__':`",
+                fix="use fewer workers or smaller shards; scripts need `if __name__ == '__main__':`",
             ) from error
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
@@ -102,7 +106,7 @@ class Processes:
         self,
         fn: Callable[[S], R],
         shards: Iterable[S],
-        combine: Callable[[R, R], R],
+        combine: Combine[R],
         *,
         store: Store | None = None,
     ) -> R:
@@ -138,7 +142,7 @@ def _fold(
     executor: Executor,
     fn: Callable[[S], R],
     shards: list[S],
-    combine: Callable[[R, R], R],
+    combine: Combine[R],
     store: Store | None,
 ) -> R:
     if not shards:
@@ -150,10 +154,15 @@ def _fold(
         if index in done:
             result = done.pop(index)
         else:
-            value = next(fresh)
-            result = value if store is None else store(f"shard/{index}", lambda value=value: value)
+            result = next(fresh)
+            if store is not None:
+                result = store(f"shard/{index}", functools.partial(_same, result))
         total = result if index == 0 else combine(total, result)
-    return total  # type: ignore[no-any-return]
+    return total
+
+
+def _same(value: R) -> R:
+    return value
 
 
 class _Absent(Exception):

@@ -75,7 +75,7 @@ def write_text(path: Path | str, text: str) -> Path:
 
 
 def write_json(path: Path | str, value: Any) -> Path:
-    """Write JSON atomically: sorted keys, two spaces, no NaN (raises ValueError: a NaN must be said as null)."""
+    """Write JSON atomically: sorted keys, two spaces. Raises ValueError for NaN, which is said as null."""
     text = json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False)
     return write_text(path, text + "\n")
 

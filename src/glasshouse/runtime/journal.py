@@ -14,6 +14,9 @@ _TABLE = """CREATE TABLE IF NOT EXISTS rows (
     position INTEGER PRIMARY KEY, kind TEXT NOT NULL, name TEXT NOT NULL, value TEXT NOT NULL,
     committed REAL NOT NULL, UNIQUE (kind, name))"""
 
+_PUT = """INSERT INTO rows (kind, name, value, committed) VALUES (?, ?, ?, ?)
+    ON CONFLICT (kind, name) DO UPDATE SET value = excluded.value, committed = excluded.committed"""
+
 
 class Journal:
     """The journal at `path`, created when absent. Raises RunError when the file is damaged."""
@@ -36,8 +39,7 @@ class Journal:
         try:
             with self._guard:
                 self._database.execute(
-                    "INSERT INTO rows (kind, name, value, committed) VALUES (?, ?, ?, ?) "
-                    "ON CONFLICT (kind, name) DO UPDATE SET value = excluded.value, committed = excluded.committed",
+                    _PUT,
                     (kind, name, value, time.time()),
                 )
         except sqlite3.DatabaseError as error:

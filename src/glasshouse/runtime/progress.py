@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sized
 from types import TracebackType
 from typing import TYPE_CHECKING, TypeVar
 
@@ -35,7 +35,7 @@ def notice(text: str) -> None:
 
 def track(iterable: Iterable[T], label: str, total: int | None = None) -> Iterator[T]:
     """Iterate with progress; joins the `Progress` that is open, if any."""
-    if total is None and hasattr(iterable, "__len__"):
+    if total is None and isinstance(iterable, Sized):
         total = len(iterable)
     with Progress() as progress, progress.task(label, total) as task:
         for item in iterable:

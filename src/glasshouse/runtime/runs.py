@@ -1,4 +1,4 @@
-"""Runs: what one execution leaves on disk. Resumable step by step, addressed by its settings, never overwritten.
+"""Runs: what one execution leaves on disk. Resumable by steps, addressed by settings, never overwritten.
 
     <root>/<name>-<hash of the settings>/
         spec.json  run.lock  journal.sqlite     while running
@@ -127,7 +127,7 @@ class Run:
         return array
 
     def finish(self) -> Path:
-        """Write `steps.parquet` and `run.json`, after which the run is read-only. Returns the path of run.json."""
+        """Write `steps.parquet` and `run.json` (returned), after which the run is read-only."""
         target = self.path / "run.json"
         if self.finished:
             return target
