@@ -1,0 +1,1 @@
+"""Studies of the audit itself: the embedded organism and the game."""
