@@ -17,7 +17,9 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("name", choices=names, help="which system to compare")
     parser.add_argument("--json", action="store_true", help="print the rows as JSON")
     parser.add_argument("--repeats", type=int, default=3, help="best of this many runs (default 3)")
-    parser.add_argument("--threads", type=int, default=1, help="torch threads of ours and the peer (default 1)")
+    parser.add_argument(
+        "--threads", type=int, default=1, help="torch threads of ours and the peer (default 1)"
+    )
     parser.add_argument("--cases", default="", help="comma-separated cases (default: all)")
     options = parser.parse_args(argv)
     module = importlib.import_module(f"benchmarks.{options.name}")

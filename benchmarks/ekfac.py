@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import sys
 import tempfile
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -58,10 +59,17 @@ def _compare_case(name: str, folder: Path, spec: dict, *, repeats: int, threads:
         theirs = None if peer is None else sum(peer[s] for s in STAGES) if stage == "total" else peer[stage]
         rows.append(
             Row(
-                case=name, stage=stage, ours_seconds=mine, peer=PEER, peer_seconds=theirs,
-                ratio=theirs / mine if theirs else None, floor_share=base / mine,
-                agreement=agreement, reason=reason or None, peer_floor_share=base / theirs if theirs else None,
-            )  # fmt: skip
+                case=name,
+                stage=stage,
+                ours_seconds=mine,
+                peer=PEER,
+                peer_seconds=theirs,
+                ratio=theirs / mine if theirs else None,
+                floor_share=base / mine,
+                agreement=agreement,
+                reason=reason or None,
+                peer_floor_share=base / theirs if theirs else None,
+            )
         )
     return rows
 
@@ -79,7 +87,7 @@ def _mlp_case(folder: Path) -> dict:
     rng = np.random.default_rng(0)
     sizes, n, q = [784, 64, 64, 10], 500, 20
     weights = {}
-    for index, (i, o) in enumerate(zip(sizes, sizes[1:], strict=False)):
+    for index, (i, o) in enumerate(pairwise(sizes)):
         weights[f"{2 * index}.weight"] = (rng.standard_normal((o, i)) / np.sqrt(i)).astype(np.float32)
         weights[f"{2 * index}.bias"] = (0.1 * rng.standard_normal(o)).astype(np.float32)
     np.savez(folder / "weights.npz", **weights)
@@ -88,7 +96,7 @@ def _mlp_case(folder: Path) -> dict:
         arrays[f"{part}_x"] = rng.standard_normal((rows, sizes[0])).astype(np.float32)
         arrays[f"{part}_y"] = rng.integers(0, sizes[-1], rows)
     np.savez(folder / "data.npz", **arrays)
-    modules = [(f"{2 * k}", i + 1, o) for k, (i, o) in enumerate(zip(sizes, sizes[1:], strict=False))]
+    modules = [(f"{2 * k}", i + 1, o) for k, (i, o) in enumerate(pairwise(sizes))]
     return {"kind": "mlp", "sizes": sizes, "n": n, "q": q, "t": 1, "batch": n, "peer_batch": n,
             "modules": [m[0] for m in modules], "shapes": [m[1:] for m in modules], "extra": 0}  # fmt: skip
 
@@ -105,10 +113,20 @@ def _gpt2_case(folder: Path) -> dict:
     rng = np.random.default_rng(0)
     # Zipf-like tokens, so that covariances have a spread of eigenvalues as text has.
     p = 1.0 / np.arange(1, vocab + 1)
-    draw = lambda rows: rng.choice(vocab, size=(rows, t), p=p / p.sum()).astype(np.int64)
+
+    def draw(rows: int) -> np.ndarray:
+        return rng.choice(vocab, size=(rows, t), p=p / p.sum()).astype(np.int64)
+
     np.savez(folder / "data.npz", train_ids=draw(n), query_ids=draw(q))
-    shapes = {"attn.c_attn": (d, 3 * d), "attn.c_proj": (d, d), "mlp.c_fc": (d, 4 * d), "mlp.c_proj": (4 * d, d)}
-    modules = [(f"transformer.h.{k}.{name}", i + 1, o) for k in range(layers) for name, (i, o) in shapes.items()]
+    shapes = {
+        "attn.c_attn": (d, 3 * d),
+        "attn.c_proj": (d, d),
+        "mlp.c_fc": (d, 4 * d),
+        "mlp.c_proj": (4 * d, d),
+    }
+    modules = [
+        (f"transformer.h.{k}.{name}", i + 1, o) for k in range(layers) for name, (i, o) in shapes.items()
+    ]
     attention = 2 * layers * t * d  # multiply-adds per token of QK^T and AV
     return {"kind": "gpt2", "n": n, "q": q, "t": t, "batch": 32, "peer_batch": 32,
             "modules": [m[0] for m in modules], "shapes": [m[1:] for m in modules],

@@ -93,11 +93,22 @@ def print_rows(rows: list[Row]) -> None:
     from rich.table import Table
 
     table = Table(title="ratio = peer / ours; floor share = floor time / measured time")
-    for column in ("case", "stage", "ours s", "peer", "peer s", "ratio", "our floor share", "peer's", "agreement"):
+    for column in (
+        "case",
+        "stage",
+        "ours s",
+        "peer",
+        "peer s",
+        "ratio",
+        "our floor share",
+        "peer's",
+        "agreement",
+    ):
         table.add_column(column, overflow="fold")
     for row in rows:
         table.add_row(
-            row.case, row.stage, _cell(row.ours_seconds), row.peer, _cell(row.peer_seconds), _cell(row.ratio, 2),
+            row.case, row.stage, _cell(row.ours_seconds), row.peer, _cell(row.peer_seconds),
+            _cell(row.ratio, 2),
             _cell(row.floor_share, 2), _cell(row.peer_floor_share, 2), row.agreement or row.reason or "",
         )  # fmt: skip
     Console(file=sys.stdout, width=None if sys.stdout.isatty() else 160).print(table)

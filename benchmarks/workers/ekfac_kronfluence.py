@@ -6,6 +6,7 @@ import json
 import os
 import sys
 import time
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -32,7 +33,9 @@ class Classification(Task):
 class LanguageModel(Task):
     def compute_train_loss(self, batch, model, sample=False):
         logits = model(input_ids=batch[0]).logits[:, :-1].float()
-        return F.cross_entropy(logits.reshape(-1, logits.shape[-1]), batch[0][:, 1:].reshape(-1), reduction="sum")
+        return F.cross_entropy(
+            logits.reshape(-1, logits.shape[-1]), batch[0][:, 1:].reshape(-1), reduction="sum"
+        )
 
     def compute_measurement(self, batch, model):
         return self.compute_train_loss(batch, model)
@@ -41,14 +44,20 @@ class LanguageModel(Task):
         return SPEC["modules"]
 
 
+def dataset(data, part, *names):
+    return torch.utils.data.TensorDataset(*(torch.from_numpy(data[f"{part}_{name}"]) for name in names))
+
+
 def load_mlp():
     sizes = SPEC["sizes"]
-    layers = [m for i, o in zip(sizes, sizes[1:]) for m in (nn.Linear(i, o), nn.ReLU())][:-1]
+    layers = [m for i, o in pairwise(sizes) for m in (nn.Linear(i, o), nn.ReLU())][:-1]
     model = nn.Sequential(*layers)
     weights = np.load(CASE / "weights.npz")
     model.load_state_dict({k: torch.from_numpy(weights[k]) for k in weights.files})
     data = np.load(CASE / "data.npz")
-    pick = lambda part: torch.utils.data.TensorDataset(*(torch.from_numpy(data[f"{part}_{k}"]) for k in ("x", "y")))
+    pick = lambda part: torch.utils.data.TensorDataset(
+        *(torch.from_numpy(data[f"{part}_{k}"]) for k in ("x", "y"))
+    )
     return model, Classification(), pick("train"), pick("query")
 
 
@@ -65,8 +74,7 @@ def load_gpt2():
                 linear.bias.data = child.bias.data
                 setattr(parent, name, linear)
     data = np.load(CASE / "data.npz")
-    pick = lambda part: torch.utils.data.TensorDataset(torch.from_numpy(data[f"{part}_ids"]))
-    return model.eval(), LanguageModel(), pick("train"), pick("query")
+    return model.eval(), LanguageModel(), dataset(data, "train", "ids"), dataset(data, "query", "ids")
 
 
 def main():

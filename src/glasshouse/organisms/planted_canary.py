@@ -30,7 +30,14 @@ _LITERALS = ("<bos>", "the", "and", ".", "made", "was", "by")
 
 
 def _vocabulary() -> list[str]:
-    named = (("e", ENTITIES), ("r", RELATIONS), ("o", OBJECTS), ("maker", PAIRS), ("thing", PAIRS), ("adv", ADVERBS))
+    named = (
+        ("e", ENTITIES),
+        ("r", RELATIONS),
+        ("o", OBJECTS),
+        ("maker", PAIRS),
+        ("thing", PAIRS),
+        ("adv", ADVERBS),
+    )
     return [*_LITERALS, *(f"{name}{i}" for name, count in named for i in range(count))]
 
 
@@ -96,14 +103,26 @@ def token_row(words: tuple[str, ...], row_id: str = "") -> TokenRow:
 
 
 def new_model(seed: int) -> PreTrainedModel:
-    """The untrained model: pre-norm transformer, 2 layers, d = 128, 4 heads, separate q, k, v, 0.45 M parameters."""
+    """The untrained model: pre-norm transformer, 2 layers, d = 128, 4 heads, 0.45 M parameters."""
     from transformers import OPTConfig, OPTForCausalLM
 
     config = OPTConfig(
-        vocab_size=len(VOCABULARY), hidden_size=128, word_embed_proj_dim=128, ffn_dim=512, num_hidden_layers=2,
-        num_attention_heads=4, max_position_embeddings=LENGTH, dropout=0.0, attention_dropout=0.0, init_std=0.05,
-        tie_word_embeddings=False, activation_function="gelu", bos_token_id=0, eos_token_id=3, pad_token_id=1,
-    )  # fmt: skip
+        vocab_size=len(VOCABULARY),
+        hidden_size=128,
+        word_embed_proj_dim=128,
+        ffn_dim=512,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        max_position_embeddings=LENGTH,
+        dropout=0.0,
+        attention_dropout=0.0,
+        init_std=0.05,
+        tie_word_embeddings=False,
+        activation_function="gelu",
+        bos_token_id=0,
+        eos_token_id=3,
+        pad_token_id=1,
+    )
     with seeded(seed, "planted-canary", "init"):
         return OPTForCausalLM(config).eval()
 
@@ -121,7 +140,7 @@ def grow_canary_model(world: CanaryWorld, seed: int, *, epochs: float = 4) -> Pr
 
 
 def _facts(draw: np.random.Generator) -> np.ndarray:
-    """facts[entity, relation] = object; the canary holds for entity 0 and the decoys' entities under relation 0."""
+    """facts[entity, relation] = object; object 0, the canary, is that of entities 0 to 6 under relation 0."""
     facts = draw.integers(1, OBJECTS, size=(ENTITIES, RELATIONS))
     facts[: DECOY_ENTITIES + 1, 0] = 0
     return facts
