@@ -1,1 +1,17 @@
 """The access layer: open a model, read and edit its sites, generate, score, differentiate."""
+
+from glasshouse.subjects.architectures import Architecture, register_arch
+from glasshouse.subjects.generation import Completion
+from glasshouse.subjects.loading import as_subject, register_resolver
+from glasshouse.subjects.sites import Site
+from glasshouse.subjects.subject import Subject
+
+__all__ = [
+    "Architecture",
+    "Completion",
+    "Site",
+    "Subject",
+    "as_subject",
+    "register_arch",
+    "register_resolver",
+]
