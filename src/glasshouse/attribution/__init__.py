@@ -1,0 +1,45 @@
+"""Attribution: which training data made the model do this?
+
+Sign and scale are one for the wing: `score[q, n] > 0` means that more weight on row n raises the measurement
+of query q, and a score is the predicted change of that measurement when n's weight goes from 1 to 2
+(with the opposite sign: when n is removed).
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from glasshouse.attribution.bm25 import bm25_filter, bm25_scores
+    from glasshouse.attribution.ekfac import EKFAC, canary_search
+    from glasshouse.attribution.scores import ScoreTable
+    from glasshouse.attribution.units import TensorUnits, TokenUnits, as_units
+
+_HOME = {
+    "EKFAC": "ekfac",
+    "ScoreTable": "scores",
+    "TensorUnits": "units",
+    "TokenUnits": "units",
+    "as_units": "units",
+    "bm25_filter": "bm25",
+    "bm25_scores": "bm25",
+    "canary_search": "ekfac",
+}
+
+__all__ = [
+    "EKFAC",
+    "ScoreTable",
+    "TensorUnits",
+    "TokenUnits",
+    "as_units",
+    "bm25_filter",
+    "bm25_scores",
+    "canary_search",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOME[name]}"), name)

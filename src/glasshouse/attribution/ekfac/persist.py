@@ -1,0 +1,45 @@
+"""Factors on disk: `manifest.json` and one safetensors file per module."""
+
+from __future__ import annotations
+
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from glasshouse.attribution.ekfac.curvature import Factor
+from glasshouse.attribution.store import read_tensors, write_tensors
+from glasshouse.runtime import files
+from glasshouse.runtime.errors import InputError
+
+FORMAT = 1
+
+
+def versions() -> dict[str, str]:
+    """Versions that may change numbers, and this code's own."""
+    from glasshouse.runtime.codeversion import code_version
+
+    return {"torch": version("torch"), "code": code_version("glasshouse.attribution.ekfac.method")}
+
+
+def save(folder: Path, factors: dict[str, Factor], manifest: dict[str, Any]) -> Path:
+    """Write factors, then the manifest: a folder without one is not a fit."""
+    for name, factor in factors.items():
+        parts = {k: v for k in ("Lambda", "Qa", "Qs") if (v := getattr(factor, k)) is not None}
+        write_tensors(folder / "factors" / f"{name}.safetensors", {**parts, **factor.extra}, {"module": name})
+    files.write_json(folder / "manifest.json", {"format": FORMAT, "versions": versions(), **manifest})
+    return folder
+
+
+def load(folder: Path) -> tuple[dict[str, Any], dict[str, Factor]]:
+    """Manifest and factors. Raises InputError for a folder that holds no finished fit."""
+    if not (folder / "manifest.json").exists():
+        raise InputError(
+            "it holds no fitted factors", where=str(folder), fix="give the folder that save() wrote"
+        )
+    manifest = files.read_json(folder / "manifest.json")
+    factors = {}
+    for name in manifest["modules"]:
+        parts, _ = read_tensors(folder / "factors" / f"{name}.safetensors")
+        extra = {k: v for k, v in parts.items() if k in ("la", "ls")}
+        factors[name] = Factor(name, parts.get("Lambda"), parts.get("Qa"), parts.get("Qs"), extra)
+    return manifest, factors
