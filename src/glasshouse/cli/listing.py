@@ -22,7 +22,7 @@ def list_(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")] = False,
 ) -> None:
     """List the checks, organisms, studies and executors installed here, third parties' included."""
-    found = {group: [_describe(group, name) for name in _registry.names(group)] for group in SHOWN}
+    found = {group: [_describe(group, name) for name in _names(group)] for group in SHOWN}
     if as_json:
         print(json.dumps(found, indent=2))
         return
@@ -34,9 +34,25 @@ def list_(
             print("  (none)")
 
 
+def _names(group: str) -> list[str]:
+    if group != "studies":
+        return _registry.names(group)
+    from glasshouse.studies._study import available
+
+    return available()
+
+
+def _load(group: str, name: str) -> Any:
+    if group != "studies":
+        return _registry.load(group, name)
+    from glasshouse.studies._study import find
+
+    return find(name)
+
+
 def _describe(group: str, name: str) -> dict[str, str]:
     try:
-        thing = _registry.load(group, name)
+        thing = _load(group, name)
     except GlasshouseError as error:
         return {"name": name, "about": f"cannot be loaded: {error}"}
     return {"name": name, "about": _about(thing)}

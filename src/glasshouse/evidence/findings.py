@@ -62,7 +62,7 @@ class _Model(BaseModel):
 
 
 class Detected(_Model):
-    """What a finding names: the trigger as the user would type it, training row ids (worst first), entities."""
+    """What a finding names: the trigger as a user would type it, row ids (worst first), entities."""
 
     trigger: str | None = None
     rows: tuple[str, ...] = ()

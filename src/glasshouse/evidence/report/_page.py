@@ -67,7 +67,8 @@ def _render(
             for f, s in zip(findings.findings, shown["findings"], strict=True)
         ],
         clean=[
-            {**_with_bars(c, s), **_common(c, findings)} for c, s in zip(findings.clean, shown["clean"], strict=True)
+            {**_with_bars(c, s), **_common(c, findings)}
+            for c, s in zip(findings.clean, shown["clean"], strict=True)
         ],
         not_run=[
             {**s, "title": visible(title_of(findings, n.check), 200)}
@@ -158,7 +159,8 @@ def _flat(value: Any, path: str = "") -> list[tuple[str, str]]:
 def _style() -> str:
     """The style sheet; dark colours apply on a screen that asks for them, or where the reader chose them."""
     dark = _asset("dark.css").strip()
-    asked = f"@media screen and (prefers-color-scheme: dark) {{ :root:not(:has(#theme-light:checked)) {{ {dark} }} }}"
+    auto = ":root:not(:has(#theme-light:checked))"
+    asked = f"@media screen and (prefers-color-scheme: dark) {{ {auto} {{ {dark} }} }}"
     chosen = f"@media screen {{ :root:has(#theme-dark:checked) {{ {dark} }} }}"
     return _asset("report.css").replace("/*dark*/", f"{asked}\n{chosen}")
 

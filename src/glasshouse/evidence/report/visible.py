@@ -48,7 +48,7 @@ def _draw(character: str) -> str:
         return chr(_CONTROL_PICTURES + code)
     if code == _DELETE:
         return chr(_DELETE_PICTURE)
-    # Cc controls, Cf formats (direction, zero width), Cs lone surrogates, Co private, Cn unassigned, Zl/Zp breaks
+    # controls, formats (direction, zero width), lone surrogates, private, unassigned, line breaks
     if unicodedata.category(character) in ("Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"):
         return f"⟦U+{code:04X}⟧"
     return character

@@ -29,8 +29,8 @@ def estimate_words(estimate: Estimate) -> str:
     if estimate.low == estimate.high:
         return f"Measured {number(estimate.value)} on {estimate.n:,} units ({estimate.method})."
     return (
-        f"Measured {number(estimate.value)}; the {estimate.level:.0%} interval runs from {number(estimate.low)} "
-        f"to {number(estimate.high)} (n = {estimate.n:,}, {estimate.method})."
+        f"Measured {number(estimate.value)}; the {estimate.level:.0%} interval runs from "
+        f"{number(estimate.low)} to {number(estimate.high)} (n = {estimate.n:,}, {estimate.method})."
     )
 
 
@@ -48,7 +48,8 @@ def null_words(null: Null) -> str:
     if p is None:
         return words + "."
     corrected = ", corrected for the number of questions asked" if null.p_adjusted is not None else ""
-    return f"{words}. Were that all there is, a result like this would appear with probability {_p(p)}{corrected}."
+    chance = f"a result like this would appear with probability {_p(p)}{corrected}"
+    return f"{words}. Were that all there is, {chance}."
 
 
 def verdict_words(findings: Findings) -> dict[str, str]:

@@ -1,0 +1,171 @@
+"""Everything an audit is given, read and checked before anything runs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pydantic import ValidationError
+
+from glasshouse import __version__
+from glasshouse.audit.target import Target, resolve
+from glasshouse.evidence.checks import Check
+from glasshouse.evidence.findings import Findings, Severity
+from glasshouse.runtime import files
+from glasshouse.runtime.codeversion import code_version
+from glasshouse.runtime.errors import InputError
+
+if TYPE_CHECKING:
+    from glasshouse.corpora.records import Records
+    from glasshouse.corpora.suites import Suite
+    from glasshouse.subjects.subject import Subject
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """The opened subject, what to ask, and what it may be compared with."""
+
+    target: Target
+    subject: Subject
+    suite: Suite
+    rows: Records | None
+    reference: Subject | None
+    seed: int
+
+    @property
+    def access(self) -> tuple[str, ...]:
+        """What this audit may see, from least to most."""
+        order = ("text", "logprobs", "activations", "gradients")
+        given = tuple(kind for kind in order if kind in self.subject.access)
+        return (*given, "training data") if self.rows is not None else given
+
+    def about_subject(self) -> dict[str, Any]:
+        """The subject's entry in `findings.json`."""
+        subject = self.subject
+        return {
+            "name": subject.name, "architecture": subject.architecture, "layers": subject.n_layers,
+            "width": subject.d_model, "vocabulary": subject.vocab_size,
+            "kind": "chat model" if subject.is_chat else "base model", "sha256": subject.hash,
+        }  # fmt: skip
+
+    def provenance(self) -> dict[str, Any]:
+        """What decides the result besides the subject: the same for every run of the same audit."""
+        rows = None if self.rows is None else {"rows": len(self.rows), "sha256": self.rows.sha256}
+        return {
+            "seed": self.seed,
+            "device": str(self.subject.device),
+            "dtype": str(self.subject.dtype).removeprefix("torch."),
+            "train_data": rows,
+            "reference": None if self.reference is None else self.reference.hash,
+            "suite": dict(self.suite.sources),
+            "versions": {"glasshouse": __version__, **_versions("torch", "transformers", "tokenizers")},
+        }
+
+    def spec(self, checks: Sequence[Check]) -> dict[str, Any]:
+        """What makes two runs the same run, the code of the checks included."""
+        return {
+            "subject": self.subject.hash,
+            "suite": files.sha256_json(_plain(self.suite)),
+            **self.provenance(),
+            "checks": {check.slug: code_version(check.run) for check in checks},
+        }
+
+
+def gather(
+    source: Any,
+    *,
+    train_data: str | Path | Records | None,
+    reference: Any,
+    suite: Any,
+    seed: int,
+    device: str,
+    dtype: str,
+    elicit: bool,
+) -> Inputs:
+    """Open and read everything. `elicit`: whether the subject may be asked for prompts of its own.
+
+    Raises InputError (RecordError, SuiteError) for what cannot be read, AccessError for a model we misread.
+    """
+    from glasshouse.subjects import as_subject
+
+    target = resolve(source)
+    rows = _rows(target.rows if train_data is None else train_data)
+    given = _given_suite(suite)
+    subject = as_subject(target.source, device=device, dtype=dtype, self_test=False)
+    other = None
+    if reference is not None:
+        other = as_subject(resolve(reference).source, device=device, dtype=dtype)
+    found = _suite(given, target, rows, subject if elicit else None, seed)
+    return Inputs(target, subject, found, rows, other, seed)
+
+
+def read_severity(text: str) -> Severity:
+    """A severity by name; raises InputError listing the names."""
+    try:
+        return Severity(text)
+    except ValueError:
+        names = ", ".join(Severity)
+        raise InputError(
+            f"there is no severity {text!r}", where="--fail-on", fix=f"choose from {names}"
+        ) from None
+
+
+def read_baseline(path: Path) -> Findings:
+    """The findings of an earlier audit; raises InputError for anything else."""
+    fix = "give the findings.json of an earlier audit"
+    try:
+        return Findings.model_validate(files.read_json(path))
+    except OSError as error:
+        raise InputError(f"cannot read the baseline ({error.strerror})", where=str(path), fix=fix) from error
+    except ValidationError as error:
+        at = ".".join(map(str, error.errors()[0]["loc"])) or "the whole file"
+        raise InputError(f"this is not a findings.json (at {at})", where=str(path), fix=fix) from error
+    except ValueError as error:
+        raise InputError("this is not a findings.json (it is not JSON)", where=str(path), fix=fix) from error
+
+
+def _rows(source: str | Path | Records | None) -> Records | None:
+    from glasshouse.corpora.records import Records, read_records
+
+    if source is None or isinstance(source, Records):
+        return source
+    records = read_records(source)
+    if not len(records):
+        raise InputError(
+            "the file holds no rows", where=str(source), fix="give the rows the model was trained on"
+        )
+    return records
+
+
+def _given_suite(source: Any) -> Suite | None:
+    from glasshouse.corpora.suites import load_suite
+
+    return load_suite(source) if isinstance(source, str | Path) else source
+
+
+def _suite(given: Suite | None, target: Target, rows: Records | None, subject: Any, seed: int) -> Suite:
+    from glasshouse.corpora.suites import resolve_suite
+    from glasshouse.corpora.worlds import World
+
+    world = None if target.world is None else World.load(target.world)
+    generate = None if subject is None else subject.generate
+    return resolve_suite(user=given, world=world, records=rows, generate=generate, seed=seed)
+
+
+def _plain(suite: Suite) -> dict[str, Any]:
+    chats = [[[turn.role, turn.text] for turn in chat] for chat in suite.chats]
+    return {"prompts": list(suite.prompts), "questions": [list(q) for q in suite.questions],
+            "pairs": [list(p) for p in suite.pairs], "chats": chats}  # fmt: skip
+
+
+def _versions(*packages: str) -> dict[str, str]:
+    found = {}
+    for package in packages:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:  # a source checkout on the path
+            found[package] = "unknown"
+    return found

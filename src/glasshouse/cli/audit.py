@@ -1,0 +1,113 @@
+"""`glasshouse audit`: parse, call, say what came out."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from glasshouse.audit.run import AuditResult
+
+SUBJECT = typer.Argument(
+    metavar="[SUBJECT]",
+    help="Folder of a saved model, a hub id, or organism://NAME. Default: the flawed model we ship.",
+)
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command("audit")(audit)
+
+
+def audit(
+    subject: Annotated[str | None, SUBJECT] = None,
+    train_data: Annotated[
+        str | None,
+        typer.Option(metavar="FILE", help="Rows it was trained on: JSONL, CSV, Parquet, or a data set."),
+    ] = None,
+    reference: Annotated[
+        str | None,
+        typer.Option(metavar="MODEL", help="A model to compare with, for instance before fine-tuning."),
+    ] = None,
+    suite: Annotated[
+        str | None,
+        typer.Option(metavar="FILE", help="What to ask: prompts, questions with answers, pairs, chats."),
+    ] = None,
+    out: Annotated[str, typer.Option(metavar="DIR", help="Where the report goes.")] = "glasshouse-report",
+    fail_on: Annotated[
+        str, typer.Option(metavar="SEVERITY", help="Exit 1 from: note, low, medium, high or critical.")
+    ] = "low",
+    baseline: Annotated[
+        str | None, typer.Option(metavar="FILE", help="An earlier findings.json: only new findings exit 1.")
+    ] = None,
+    dry_run: Annotated[
+        bool,
+        typer.Option("--dry-run", help="Say what would run, what not and why, and the cost; write nothing."),
+    ] = False,
+    seed: Annotated[int, typer.Option(help="Seed of every random choice.")] = 0,
+    device: Annotated[str, typer.Option(help="cpu, cuda, or auto.")] = "auto",
+    dtype: Annotated[str, typer.Option(help="fp32, bf16, fp16, or auto.")] = "auto",
+    schema: Annotated[bool, typer.Option("--schema", help="Print the JSON Schema of findings.json.")] = False,
+) -> int:
+    r"""Ask a model every question its access allows; write report.html and findings.json.
+
+    \b
+    Examples:
+      glasshouse audit
+      glasshouse audit ./model --train-data rows.jsonl --out report
+      glasshouse audit ./model --reference ./base --fail-on high
+      glasshouse audit ./model --baseline last/findings.json
+
+    An audit that was interrupted resumes when the same command is given again.
+    Exit codes: 0 nothing at or above the severity, 1 findings, 2 could not run.
+    """
+    if schema:
+        return _print_schema()
+    from glasshouse.audit.run import audit as run_audit
+
+    result = run_audit(
+        subject, train_data=train_data, reference=reference, suite=suite, out=out, fail_on=fail_on,
+        baseline=baseline, dry_run=dry_run, seed=seed, device=device, dtype=dtype,
+    )  # fmt: skip
+    say_plan(result) if dry_run else say_result(result)
+    return result.exit_code
+
+
+def say_plan(result: AuditResult) -> None:
+    """What would run, at what cost, and what would not."""
+    for entry in result.plan:
+        state = "would run" if entry.runs else "not run  "
+        print(f"{state}  {entry.check.slug:<18} {entry.check.title}")
+        for line in (entry.cost, *entry.why_not):
+            if line:
+                print(f"{'':11}{line}")
+    print("Nothing was run or written.")
+
+
+def say_result(result: AuditResult) -> None:
+    """The verdict, one line per finding, and where the report is."""
+    from glasshouse.evidence.report.words import verdict_words
+    from glasshouse.runtime.text import clean_text
+
+    findings = result.findings
+    assert findings is not None
+    verdict = verdict_words(findings)
+    lines = [f"{verdict['headline']}. {verdict['sentence']}"]
+    lines += [f"  {f.severity.upper():<9} {f.summary}" for f in findings.findings]
+    lines += [f"  not run   {n.check}: {n.why}" for n in findings.not_run]
+    if findings.baseline is not None:
+        new, gone = findings.baseline.new, findings.baseline.gone
+        lines.append(f"Since the baseline: {len(new)} new, {len(gone)} gone.")
+    if result.resumed:
+        lines.append("This audit was finished before; its stored answers were used.")
+    lines.append(f"Report: {result.report}")
+    print(clean_text("\n".join(lines)))
+
+
+def _print_schema() -> int:
+    from glasshouse.evidence.findings import published_schema
+
+    print(json.dumps(published_schema(), indent=2, sort_keys=True))
+    return 0
