@@ -55,10 +55,7 @@ def load_mlp():
     weights = np.load(CASE / "weights.npz")
     model.load_state_dict({k: torch.from_numpy(weights[k]) for k in weights.files})
     data = np.load(CASE / "data.npz")
-    pick = lambda part: torch.utils.data.TensorDataset(
-        *(torch.from_numpy(data[f"{part}_{k}"]) for k in ("x", "y"))
-    )
-    return model, Classification(), pick("train"), pick("query")
+    return model, Classification(), dataset(data, "train", "x", "y"), dataset(data, "query", "x", "y")
 
 
 def load_gpt2():
