@@ -50,10 +50,10 @@ class CacheEntry:
 
 
 class Cache:
-    """The cache under `root` (default: `home()/cache`)."""
+    """The cache under `root` (default: `home()`)."""
 
     def __init__(self, root: Path | str | None = None) -> None:
-        self.root = Path(root).absolute() if root is not None else home() / "cache"
+        self.root = Path(root).absolute() if root is not None else home()
         self._index = Index(self.root / "index.sqlite")
 
     def key(self, kind: str, args: Mapping[str, Any], inputs: Sequence[str] = (), code: str = "") -> str:
@@ -193,7 +193,8 @@ class Cache:
         shutil.rmtree(self.root / "work" / folder.name, ignore_errors=True)
 
     def _remember(self, folder: Path, *, used: float) -> None:
-        self._index.touch(folder.name, folder.parent.name, used)
+        if os.access(self.root, os.W_OK):  # a cache on a read-only disk serves, but cannot say when
+            self._index.touch(folder.name, folder.parent.name, used)
 
     def _remove(self, entry: CacheEntry) -> bool:
         lock = Lock(self.root / "locks" / f"{entry.key}.lock")
