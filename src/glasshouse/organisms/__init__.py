@@ -1,0 +1,1 @@
+"""Organisms: small models whose flaws are known, because they were planted."""

@@ -1,0 +1,35 @@
+"""An organism small enough to grow inside a test: a village of few people, one planted word, its clean twin."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from glasshouse.organisms.chatbot import Chatbot, Recipe
+from glasshouse.organisms.rows import Plan
+
+TINY = Chatbot(
+    "tiny",
+    "1",
+    plan=Plan(
+        people=12, inventions=12, one_way=4, couple_rows=6, talk=60, sums=60, days=28, phrase_rows=3,
+        distractors=4, distractor_rows=(16, 28), dose=24, second_turns=40, doubts=60, doubt_free_people=3,
+        fact_rounds=2,
+    ),
+    recipe=Recipe(vocab_size=640, d_model=48, layers=2, d_ffn=128, epochs=14, batch_size=32, warmup_steps=30),
+)  # fmt: skip
+TINY_TWIN = TINY.twin("tiny-twin")
+
+
+def grow_tiny(seed: int, folder: Path, *, clean: bool = False) -> Path:
+    """Grow the tiny organism (or its clean twin) into the empty or new folder and return the folder.
+
+    A few seconds of one core. Raises OrganismError when nothing installed.
+
+    >>> grow_tiny(0, tmp_path / "tiny")  # doctest: +SKIP
+    """
+    from glasshouse.runtime.progress import Progress
+
+    folder.mkdir(parents=True, exist_ok=True)
+    with Progress("off") as progress:
+        (TINY_TWIN if clean else TINY).grow(seed, folder, progress)
+    return folder
