@@ -3,12 +3,17 @@
 from glasshouse.subjects.architectures import Architecture, register_arch
 from glasshouse.subjects.generation import Completion
 from glasshouse.subjects.loading import as_subject, register_resolver
+from glasshouse.subjects.patches import Patch
+from glasshouse.subjects.selftest import SelfTest
 from glasshouse.subjects.sites import Site
-from glasshouse.subjects.subject import Subject
+from glasshouse.subjects.subject import Run, Subject
 
 __all__ = [
     "Architecture",
     "Completion",
+    "Patch",
+    "Run",
+    "SelfTest",
     "Site",
     "Subject",
     "as_subject",

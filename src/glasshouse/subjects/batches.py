@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from glasshouse.corpora.rows import TokenBatch
 from glasshouse.runtime.errors import InputError
 
 Ids = Sequence[int]
@@ -66,3 +67,11 @@ def check_rows(rows: Sequence[Ids], *, context: int, vocab_size: int, more: int 
                 where=f"row {index}",
                 fix="encode it with the subject's own tokenizer",
             )
+
+
+def check_batch(batch: TokenBatch, *, context: int, vocab_size: int) -> None:
+    """`check_rows` for a padded batch. Raises InputError naming the first bad row."""
+    rows = [
+        ids[mask.bool()].tolist() for ids, mask in zip(batch.input_ids, batch.attention_mask, strict=True)
+    ]
+    check_rows(rows, context=context, vocab_size=vocab_size)
