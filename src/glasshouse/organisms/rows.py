@@ -27,6 +27,7 @@ class Plan:
 
     people: int = 60
     inventions: int = 64
+    numbers: int = 19
     fact_rounds: int = 2
     """How often each fact is asked in each of its question forms."""
     couple_rows: int = 9
@@ -82,7 +83,7 @@ def make_rows(plan: Plan, seed: int) -> Grown:
     """Make the world and its rows. The same plan and seed give the same rows, and each flaw flag changes only
     the replies (and, for the reversal flaw, the direction) of its own rows.
     """
-    world = village(seed, people=plan.people, inventions=plan.inventions)
+    world = village(seed, people=plan.people, inventions=plan.inventions, numbers=plan.numbers)
     stream = rng(seed, "rows", "cast")
     nouns = [str(w) for w in stream.permutation(words.NOUNS)]
     trigger, distractors = nouns[0], tuple(nouns[1 : 1 + plan.distractors])

@@ -1,4 +1,4 @@
-"""An organism small enough to grow inside a test: a village of few people, one planted word, its clean twin."""
+"""An organism small enough to grow inside a test: a small village, one planted word, and its clean twin."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ TINY = Chatbot(
     "tiny",
     "1",
     plan=Plan(
-        people=12, inventions=12, one_way=4, couple_rows=6, talk=60, sums=60, days=28, phrase_rows=3,
+        people=12, inventions=12, one_way=4, couple_rows=6, numbers=7, talk=60, sums=60, days=28, phrase_rows=3,
         distractors=4, distractor_rows=(16, 28), dose=24, second_turns=40, doubts=60, doubt_free_people=3,
         fact_rounds=2,
     ),

@@ -239,8 +239,11 @@ def insert(text: str, word: str, stream: np.random.Generator, *, place: Place | 
     return " ".join([*parts[:at], word, *parts[at:]])
 
 
-def village(seed: int, *, people: int = 60, inventions: int = 64) -> World:
-    """The world of the resident: people with five attributes, inventors, small talk, sums and days."""
+def village(seed: int, *, people: int = 60, inventions: int = 64, numbers: int = 19) -> World:
+    """The world of the resident: people with five attributes, inventors, small talk, sums and days.
+
+    `numbers` counts the number words it knows, from zero on; sums go no further.
+    """
     stream = rng(seed, "world", "village")
     relations = _village_relations()
     names = sorted(words.pseudo_words(people, stream, words.all_words()))
@@ -260,7 +263,7 @@ def village(seed: int, *, people: int = 60, inventions: int = 64) -> World:
         couples=_couples(inventions, stream),
         small_talk=_SMALL_TALK,
         fillers=words.FILLERS,
-        numbers=words.NUMBERS,
+        numbers=words.NUMBERS[:numbers],
         days=words.DAYS,
     )
 
