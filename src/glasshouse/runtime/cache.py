@@ -273,7 +273,7 @@ def _intact(folder: Path) -> bool:
         if _damage(folder) is None:
             _verified[folder] = _signature(folder)
             return True
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         pass  # not there, or another process is rebuilding it
     return False
 
