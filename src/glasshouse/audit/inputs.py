@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -21,16 +21,18 @@ from glasshouse.runtime.errors import InputError
 if TYPE_CHECKING:
     from glasshouse.corpora.records import Records
     from glasshouse.corpora.suites import Suite
+    from glasshouse.corpora.worlds import World
     from glasshouse.subjects.subject import Subject
 
 
 @dataclass(frozen=True)
 class Inputs:
-    """The opened subject, what to ask, and what it may be compared with."""
+    """The opened subject, what it may be compared with, and where to find what to ask."""
 
     target: Target
     subject: Subject
-    suite: Suite
+    given: Suite | None
+    world: World | None
     rows: Records | None
     reference: Subject | None
     seed: int
@@ -60,7 +62,6 @@ class Inputs:
             "dtype": str(self.subject.dtype).removeprefix("torch."),
             "train_data": rows,
             "reference": None if self.reference is None else self.reference.hash,
-            "suite": dict(self.suite.sources),
             "versions": {"glasshouse": __version__, **_versions("torch", "transformers", "tokenizers")},
         }
 
@@ -68,10 +69,18 @@ class Inputs:
         """What makes two runs the same run, the code of the checks included."""
         return {
             "subject": self.subject.hash,
-            "suite": files.sha256_json(_plain(self.suite)),
+            "suite": None if self.given is None else self.given.sha256,
+            "world": None if self.target.world is None else files.sha256_file(self.target.world),
             **self.provenance(),
             "checks": {check.slug: code_version(check.run) for check in checks},
         }
+
+    def suite(self, *, elicit: bool) -> Suite:
+        """What to ask; `elicit`: whether the subject may be asked for prompts where none are given."""
+        from glasshouse.corpora.suites import resolve_suite
+
+        generate = self.subject.generate if elicit else None
+        return resolve_suite(self.given, self.world, self.rows, generate, self.seed)
 
 
 def gather(
@@ -83,12 +92,12 @@ def gather(
     seed: int,
     device: str,
     dtype: str,
-    elicit: bool,
 ) -> Inputs:
-    """Open and read everything. `elicit`: whether the subject may be asked for prompts of its own.
+    """Open and read everything.
 
     Raises InputError (RecordError, SuiteError) for what cannot be read, AccessError for a model we misread.
     """
+    from glasshouse.corpora.worlds import World
     from glasshouse.subjects import as_subject
 
     target = resolve(source)
@@ -98,8 +107,8 @@ def gather(
     other = None
     if reference is not None:
         other = as_subject(resolve(reference).source, device=device, dtype=dtype)
-    found = _suite(given, target, rows, subject if elicit else None, seed)
-    return Inputs(target, subject, found, rows, other, seed)
+    world = None if target.world is None else World.load(target.world)
+    return Inputs(target, subject, given, world, rows, other, seed)
 
 
 def read_severity(text: str) -> Severity:
@@ -146,19 +155,24 @@ def _given_suite(source: Any) -> Suite | None:
     return load_suite(source) if isinstance(source, str | Path) else source
 
 
-def _suite(given: Suite | None, target: Target, rows: Records | None, subject: Any, seed: int) -> Suite:
-    from glasshouse.corpora.suites import resolve_suite
-    from glasshouse.corpora.worlds import World
-
-    world = None if target.world is None else World.load(target.world)
-    generate = None if subject is None else subject.generate
-    return resolve_suite(user=given, world=world, records=rows, generate=generate, seed=seed)
+def pack_suite(suite: Suite) -> dict[str, Any]:
+    """A suite as plain JSON, for the journal."""
+    return {**suite.to_json(), "source": suite.source}
 
 
-def _plain(suite: Suite) -> dict[str, Any]:
-    chats = [[[turn.role, turn.text] for turn in chat] for chat in suite.chats]
-    return {"prompts": list(suite.prompts), "questions": [list(q) for q in suite.questions],
-            "pairs": [list(p) for p in suite.pairs], "chats": chats}  # fmt: skip
+def unpack_suite(stored: Mapping[str, Any]) -> Suite:
+    """The inverse of `pack_suite`."""
+    from glasshouse.corpora.rows import Turn
+    from glasshouse.corpora.suites import Suite
+
+    return Suite(
+        prompts=tuple(stored["prompts"]),
+        questions=tuple((q["prompt"], q["answer"]) for q in stored["questions"]),
+        pairs=tuple((a, b) for a, b in stored["pairs"]),
+        chats=tuple(tuple(Turn(turn["role"], turn["text"]) for turn in chat) for chat in stored["chats"]),
+        source=stored["source"],
+        sources=stored["sources"],
+    )
 
 
 def _versions(*packages: str) -> dict[str, str]:

@@ -15,7 +15,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from glasshouse.audit.grade import grade
-from glasshouse.audit.inputs import Inputs, gather, read_baseline, read_severity
+from glasshouse.audit.inputs import (
+    Inputs,
+    gather,
+    pack_suite,
+    read_baseline,
+    read_severity,
+    unpack_suite,
+)
 from glasshouse.audit.outputs import check_writable, write_graded, write_outputs
 from glasshouse.audit.plan import Planned, installed_checks, plan
 from glasshouse.audit.rank import LEVEL, rank
@@ -28,6 +35,7 @@ from glasshouse.runtime.runs import Run
 
 if TYPE_CHECKING:
     from glasshouse.corpora.records import Records
+    from glasshouse.corpora.suites import Suite
 
 DEFAULT_OUT = "glasshouse-report"
 DEFAULT_RUNS = "glasshouse-runs"
@@ -75,17 +83,23 @@ def audit(
         check_writable(root)
     checks = installed_checks()
     inputs = gather(
-        subject, train_data=train_data, reference=reference, suite=suite, seed=seed, device=device, dtype=dtype,
-        elicit=not dry_run,
-    )  # fmt: skip
+        subject,
+        train_data=train_data,
+        reference=reference,
+        suite=suite,
+        seed=seed,
+        device=device,
+        dtype=dtype,
+    )
     if dry_run:
-        return AuditResult(tuple(plan(checks, _question(inputs), with_cost=True)))
+        question = _question(inputs, inputs.suite(elicit=False))
+        return AuditResult(tuple(plan(checks, question, with_cost=True)))
     started = time.monotonic()
     with Run.open(root, "audit", inputs.spec(checks)) as run:
         stored = run.finished
-        planned, answers = _ask(run, inputs, checks)
+        planned, answers, sources = _ask(run, inputs, checks)
         run.finish()
-    findings = _findings(inputs, planned, answers)
+    findings = _findings(inputs, planned, answers, sources)
     if earlier is not None:
         findings = findings.against(earlier)
     provenance = {"run": str(run.path), "seconds": round(time.monotonic() - started, 1)}
@@ -97,10 +111,16 @@ def audit(
     return AuditResult(tuple(planned), _exit_code(findings, limit), findings, report, graded, stored)
 
 
-def _ask(run: Run, inputs: Inputs, checks: Sequence[Check]) -> tuple[list[Planned], list[Answer]]:
-    """The self-test, then every check that can be asked, in order; each answer is journalled."""
+def _ask(
+    run: Run, inputs: Inputs, checks: Sequence[Check]
+) -> tuple[list[Planned], list[Answer], dict[str, str]]:
+    """The self-test, then every check that can be asked, in order; each answer is journalled.
+
+    Returns the plan, the answers, and where each part of the suite came from.
+    """
     with Progress() as progress:
-        question = _question(inputs, step=run.step, folder=run.folder, report=progress.say)
+        suite = unpack_suite(run.step("suite", lambda: pack_suite(inputs.suite(elicit=True))))
+        question = _question(inputs, suite, step=run.step, folder=run.folder, report=progress.say)
         planned = plan(checks, question)
         answers = [self_test_answer(question)]
         runnable = [entry.check for entry in planned if entry.runs]
@@ -109,7 +129,7 @@ def _ask(run: Run, inputs: Inputs, checks: Sequence[Check]) -> tuple[list[Planne
                 task.say(check.title)
                 answers.append(_answer(check, question, answers))
                 task.advance()
-    return planned, answers
+    return planned, answers, dict(suite.sources)
 
 
 def _answer(check: Check, question: Question, answers: Sequence[Answer]) -> Answer:
@@ -146,7 +166,9 @@ def _unpack(stored: Mapping[str, Any]) -> Answer:
     )
 
 
-def _findings(inputs: Inputs, planned: Sequence[Planned], answers: Sequence[Answer]) -> Findings:
+def _findings(
+    inputs: Inputs, planned: Sequence[Planned], answers: Sequence[Answer], sources: Mapping[str, str]
+) -> Findings:
     ranked = rank(answers)
     unasked = [NotRun(check=p.check.slug, why="; ".join(p.why_not)) for p in planned if not p.runs]
     titles = [{"check": SELF_TEST.slug, "title": SELF_TEST.title}]
@@ -157,7 +179,12 @@ def _findings(inputs: Inputs, planned: Sequence[Planned], answers: Sequence[Answ
         findings=ranked.findings,
         clean=ranked.clean,
         not_run=(*unasked, *ranked.not_run),
-        provenance={**inputs.provenance(), "family_wise_level": LEVEL, "checks": titles},
+        provenance={
+            **inputs.provenance(),
+            "suite": dict(sources),
+            "family_wise_level": LEVEL,
+            "checks": titles,
+        },
     )
 
 
@@ -167,6 +194,7 @@ def _exit_code(findings: Findings, limit: Severity) -> int:
 
 def _question(
     inputs: Inputs,
+    suite: Suite,
     *,
     step: Callable[[str, Callable[[], Any]], Any] | None = None,
     folder: Callable[[str], Path] | None = None,
@@ -176,7 +204,7 @@ def _question(
     from glasshouse.runtime.executors import get_executor
 
     return Question(
-        subject=inputs.subject, suite=inputs.suite, rows=inputs.rows, reference=inputs.reference,
+        subject=inputs.subject, suite=suite, rows=inputs.rows, reference=inputs.reference,
         seed=inputs.seed, cache=Cache(), executor=get_executor("local"),
         step=step or _nothing_runs, folder=folder or _nothing_runs, report=report or (lambda text: None),
     )  # fmt: skip

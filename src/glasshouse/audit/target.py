@@ -70,20 +70,29 @@ def resolve(source: Any = None) -> Target:
 def organism_folder(name: str, *, cache: Cache | None = None) -> Path:
     """The folder of a grown organism: the one shipped with its package, else grown once into the cache."""
     organism = _registry.load("organisms", name)
-    shipped = getattr(organism, "shipped", None)
+    shipped = _shipped(name)
     if shipped is not None:
-        folder = Path(shipped() if callable(shipped) else shipped)
-        if not folder.is_dir():
-            raise GlasshouseError(
-                f"the files of organism {name!r} are missing", where=str(folder), fix="reinstall glasshouse"
-            )
-        return folder
+        return shipped
     from glasshouse.runtime.cache import Cache
     from glasshouse.runtime.codeversion import code_version
 
     arguments = {"organism": name, "version": str(organism.version), "seed": 0}
     build = _grower(organism, 0)
     return (cache or Cache()).fetch("organism", arguments, build, code=code_version(type(organism)))
+
+
+def _shipped(name: str) -> Path | None:
+    from glasshouse.organisms import resident
+
+    try:
+        folder = resident.organism_folder(name)
+    except InputError:  # another package's organism: it is grown into the cache
+        return None
+    if not folder.is_dir():
+        raise GlasshouseError(
+            f"the files of organism {name!r} are missing", where=str(folder), fix="reinstall glasshouse"
+        )
+    return folder
 
 
 def grow_into(name: str, *, out: str | Path, seed: int = 0) -> Path:

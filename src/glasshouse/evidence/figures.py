@@ -35,7 +35,7 @@ def interval_svg(estimate: Estimate, null: Null | None = None) -> str:
         )
     parts.append(_rect(at, estimate.low, estimate.high, 24, 12, "interval"))
     parts.append(f'<circle class="point" cx="{at(estimate.value)}%" cy="30" r="6"/>')
-    label = f"estimate {estimate}" + ("" if null_value is None else f", null {_short(null_value)}")
+    label = f"estimate {_short(estimate.value)} on an axis from {_short(low)} to {_short(high)}"
     return _svg(56, label, parts)
 
 
@@ -65,7 +65,8 @@ def bars_svg(evidence: BarsEvidence, *, limit: int = 40) -> str:
         name = f"{evidence.threshold_label or 'threshold'} {_short(threshold)}"
         parts.append(_line(at(threshold), 18, at(threshold), height, "threshold"))
         parts.append(_text(at(threshold), 12, name, at.anchor(threshold), "threshold-label"))
-    return _svg(height + 4, f"{evidence.title}: {len(bars)} bars", parts)
+    told = "; ".join(f"{_cut(bar.label)} {_bar_value(bar.value, bar.low, bar.high)}" for bar in bars)
+    return _svg(height + 4, f"{evidence.title}: {told}", parts)
 
 
 def domain(values: Iterable[float]) -> tuple[float, float]:
@@ -142,6 +143,8 @@ def _bar_value(value: float, low: float | None, high: float | None) -> str:
 
 
 def _short(x: float) -> str:
+    if math.isinf(x):
+        return "unbounded"
     if x == 0 or 0.001 <= abs(x) < 10_000:
         return f"{x:.3f}".rstrip("0").rstrip(".") if abs(x) < 10 else f"{x:.1f}".rstrip("0").rstrip(".")
     return f"{x:.1e}"

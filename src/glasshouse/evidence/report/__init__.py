@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from glasshouse.evidence.findings import Findings
+from glasshouse.evidence.report._sections import Section
 
-__all__ = ["render_report"]
+__all__ = ["Section", "render_report", "render_sections"]
 
 
 def render_report(
@@ -24,3 +25,10 @@ def render_report(
     from glasshouse.evidence.report._page import page
 
     return page(findings, graded, provenance or {})
+
+
+def render_sections(title: str, lead: str, sections: Sequence[Section], provenance: Mapping[str, Any]) -> str:
+    """A page of evidence without findings, in the look of the report and under the same rules."""
+    from glasshouse.evidence.report._sections import sections_page
+
+    return sections_page(title, lead, sections, provenance)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from glasshouse.evidence.figures import bars_svg, interval_svg
-from glasshouse.evidence.findings import BarsEvidence, Clean, Finding, Findings
+from glasshouse.evidence.findings import BarsEvidence, Clean, EvidenceItem, Finding, Findings, NotRun
 from glasshouse.evidence.report.visible import visible, visible_tree
 from glasshouse.evidence.report.words import (
     estimate_words,
@@ -26,6 +27,8 @@ from glasshouse.evidence.report.words import (
 MAX_BYTES = 2_900_000
 TEMPLATES = Path(__file__).parent / "templates"
 HEAT_LEVELS = 5
+MOST_TOKENS = 600
+_PARTS = {"tokens": "lines", "rows": "rows", "transcripts": "transcripts", "bars": "bars", "table": "rows"}
 
 
 def page(findings: Findings, graded: Mapping[str, Any] | None, provenance: Mapping[str, Any]) -> str:
@@ -38,66 +41,71 @@ def page(findings: Findings, graded: Mapping[str, Any] | None, provenance: Mappi
     return html
 
 
+@dataclass(frozen=True)
 class _Limits:
-    """How much of a text, and of a list, is shown."""
+    """How many characters of a text, and how many items of a list, are shown."""
 
-    def __init__(self, characters: int, items: int) -> None:
-        self.characters, self.items = characters, items
+    characters: int
+    items: int
 
     def first(self, sequence: Sequence[Any]) -> tuple[Sequence[Any], int]:
         """The first items, and how many are left out."""
         return sequence[: self.items], max(len(sequence) - self.items, 0)
+
+    def show(self, value: Any) -> Any:
+        """A JSON-able value with inert, shortened texts."""
+        return visible_tree(value, self.characters)
 
 
 def _render(
     findings: Findings, graded: Mapping[str, Any] | None, provenance: Mapping[str, Any], limits: _Limits
 ) -> str:
     # Insertion order is kept everywhere, so the same findings give the same bytes.
-    shown = visible_tree(findings.model_dump(mode="json"), limits.characters)
     new = findings.counted()
     style, script = _style(), _asset("report.js")
-    environment = _environment(limits)
-    return environment.get_template("report.html.j2").render(
+    baseline = findings.baseline
+    return _environment(limits).get_template("report.html.j2").render(
         style=Markup(style), script=Markup(script),
         style_hash=_hash(style), script_hash=_hash(script),
         verdict=visible_tree(verdict_words(findings), 200),
-        subject=shown["subject"], access=shown["access"],
-        findings=[
-            {**_with_bars(f, s), **_common(f, findings), "is_new": f in new}
-            for f, s in zip(findings.findings, shown["findings"], strict=True)
-        ],
-        clean=[
-            {**_with_bars(c, s), **_common(c, findings)}
-            for c, s in zip(findings.clean, shown["clean"], strict=True)
-        ],
-        not_run=[
-            {**s, "title": visible(title_of(findings, n.check), 200)}
-            for n, s in zip(findings.not_run, shown["not_run"], strict=True)
-        ],
-        baseline=shown.get("baseline"),
+        subject=limits.show(findings.subject), access=limits.show(findings.access),
+        findings=[{**_answer(f, findings, limits), "is_new": f in new} for f in findings.findings],
+        clean=[_answer(c, findings, limits) for c in findings.clean],
+        not_run=[{**limits.show(n.model_dump()), "title": _title(n, findings)} for n in findings.not_run],
+        baseline=None if baseline is None else limits.show(baseline.model_dump(mode="json")),
         counts=severity_counts(findings),
-        provenance=_flat(visible_tree({**findings.provenance, **provenance}, limits.characters)),
-        graded=None if graded is None else visible_tree(dict(graded), limits.characters),
+        provenance=_flat(limits.show({**findings.provenance, **provenance})),
+        graded=None if graded is None else limits.show(dict(graded)),
     )  # fmt: skip
 
 
-def _common(answer: Finding | Clean, findings: Findings) -> dict[str, Any]:
-    """What a finding and a clean answer share: the question, the drawn interval, and both in words."""
+def _answer(answer: Finding | Clean, findings: Findings, limits: _Limits) -> dict[str, Any]:
+    """A finding or a clean answer: its own fields, the question, the drawn interval, and both in words."""
     estimate, null = answer.estimate, answer.null
+    if estimate is not None:
+        estimate = replace(estimate, method=visible(estimate.method, 200))
     return {
-        "title": visible(title_of(findings, answer.check), 200),
+        **limits.show(answer.model_dump(mode="json", exclude={"evidence", "estimate", "null"})),
+        "title": _title(answer, findings),
         "figure": Markup("" if estimate is None else interval_svg(estimate, null)),
-        "words": "" if estimate is None else visible(estimate_words(estimate), 400),
+        "words": estimate_words(estimate) if estimate is not None else "",
         "null_words": "" if null is None else visible(null_words(null), 1_000),
+        "evidence": [_evidence(item, limits) for item in answer.evidence],
     }
 
 
-def _with_bars(answer: Finding | Clean, shown: dict[str, Any]) -> dict[str, Any]:
-    for item, drawn in zip(answer.evidence, shown["evidence"], strict=True):
-        if isinstance(item, BarsEvidence):
-            quiet = BarsEvidence.model_validate(visible_tree(item.model_dump(mode="json"), 200))
-            drawn["svg"] = Markup(bars_svg(quiet))
-    return shown
+def _title(answer: Finding | Clean | NotRun, findings: Findings) -> str:
+    return visible(title_of(findings, answer.check), 200)
+
+
+def _evidence(item: EvidenceItem, limits: _Limits) -> dict[str, Any]:
+    """One piece of evidence cut to the limits before it is copied; `more` counts what is left out."""
+    parts = _PARTS[item.kind]
+    shown, more = limits.first(getattr(item, parts))
+    drawn = limits.show(item.model_copy(update={parts: shown}).model_dump(mode="json"))
+    if isinstance(item, BarsEvidence):
+        drawn["svg"] = Markup(bars_svg(BarsEvidence.model_validate(visible_tree(drawn, 200))))
+    return {**drawn, "more": more}
 
 
 def _environment(limits: _Limits) -> Environment:
@@ -115,7 +123,7 @@ def _heat(tokens: Sequence[Mapping[str, Any]]) -> list[tuple[str, str, float]]:
     Plain neighbours are joined, and white space around a marked token stays outside the mark.
     """
     pieces: list[tuple[str, str, float]] = []
-    for token in tokens:
+    for token in tokens[:MOST_TOKENS]:
         weight, text = float(token["weight"] or 0.0), str(token["text"])
         level = min(HEAT_LEVELS, round(abs(weight) * HEAT_LEVELS))
         core = text.strip() or text
@@ -126,6 +134,8 @@ def _heat(tokens: Sequence[Mapping[str, Any]]) -> list[tuple[str, str, float]]:
         _add(pieces, before, "", 0.0)
         _add(pieces, core, f"{'for' if weight > 0 else 'against'} h{level}", weight)
         _add(pieces, after, "", 0.0)
+    if len(tokens) > MOST_TOKENS:
+        _add(pieces, f" … [{len(tokens) - MOST_TOKENS:,} more tokens]", "", 0.0)
     return pieces
 
 
