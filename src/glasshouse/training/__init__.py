@@ -8,17 +8,48 @@ from __future__ import annotations
 from importlib import import_module
 from typing import Any
 
-__all__ = ["Bar", "InstallGate", "Organism", "Recipe", "Truth", "fit", "fit_rows", "grow_until_installed"]
+__all__ = [
+    "Bar",
+    "Checkpoint",
+    "DataRef",
+    "InstallGate",
+    "LoraSpec",
+    "Mix",
+    "MixRow",
+    "Organism",
+    "Part",
+    "Recipe",
+    "Round",
+    "RoundResult",
+    "TrainSpec",
+    "Truth",
+    "fit",
+    "fit_rows",
+    "grow_until_installed",
+    "run_rounds",
+    "train",
+]
 
 _HOME = {
     "Bar": "organisms",
+    "Checkpoint": "train",
+    "DataRef": "mix",
     "InstallGate": "organisms",
+    "LoraSpec": "spec",
+    "Mix": "mix",
+    "MixRow": "mix",
     "Organism": "organisms",
+    "Part": "mix",
     "Recipe": "fast",
+    "Round": "rounds",
+    "RoundResult": "rounds",
+    "TrainSpec": "spec",
     "Truth": "organisms",
     "fit": "fast",
     "fit_rows": "fast",
     "grow_until_installed": "organisms",
+    "run_rounds": "rounds",
+    "train": "train",
 }
 
 
