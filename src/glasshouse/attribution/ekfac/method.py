@@ -184,7 +184,7 @@ class EKFAC:
         job = self._job(rows, self.objective_)
         fn = partial(scoring.score_shard, job, self.queries_, self.factors_, plan)
         parts = gathered("scores", fn, self._split(rows, list(range(len(rows)))), _mapper(executor), kept)
-        table = self._table(parts, rows, plan, about)
+        table = self._table(parts, rows, plan, {**about, "query_norms": list(self.queries_.norms)})
         return table if top_k is None else table.keep_top(top_k)
 
     def self_score(self, *, executor: str | Mapper | None = None) -> np.ndarray:

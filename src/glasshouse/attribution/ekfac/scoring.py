@@ -32,6 +32,8 @@ class Prepared:
     ids: tuple[str, ...]
     modules: dict[str, Query]
     rotated: bool = False
+    norms: tuple[float, ...] = ()
+    """Length of each query's own gradient over all modules, before preconditioning."""
 
     @property
     def floats(self) -> int:
@@ -41,7 +43,7 @@ class Prepared:
     def at(self, q: int) -> Prepared:
         """One query alone."""
         parts = {name: query.at(q) for name, query in self.modules.items()}
-        return Prepared((self.ids[q],), parts, self.rotated)
+        return Prepared((self.ids[q],), parts, self.rotated, self.norms[q : q + 1])
 
 
 @dataclass(frozen=True)
@@ -88,6 +90,7 @@ def prepare(
     """Gradients of the measurement `job.loss` for every query, aggregated, preconditioned, made low rank."""
     raw, ids = aggregate(layer_gradients(job, range(len(job.units))), job.units.ids, how)
     rotated = plan.row_norm == "self"
+    squares = torch.stack([v.flatten(1).double().square().sum(1) for v in raw.values()]).sum(0)
     modules = {}
     for k, (name, V) in enumerate(raw.items()):
         factor = factors[name]
@@ -97,7 +100,7 @@ def prepare(
         else:
             V = factor.precondition(V, plan.damping)
         modules[name] = low_rank(V, rank, method=svd, seed=derive(job.seed, "svd", k))
-    return Prepared(ids, modules, rotated)
+    return Prepared(ids, modules, rotated, tuple(squares.sqrt().tolist()))
 
 
 def score_shard(
