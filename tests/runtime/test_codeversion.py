@@ -16,7 +16,7 @@ from glasshouse.runtime.errors import InputError
 
 PACKAGE = {
     "__init__.py": "",
-    "top.py": "from toyhouse.middle import half\nfrom toyhouse import tools\n\ndef train(x): return half(x)\n",
+    "top.py": "from toyhouse.middle import half\nfrom toyhouse import tools\ndef train(x): return half(x)\n",
     "middle.py": (
         "from typing import TYPE_CHECKING\n\nfrom toyhouse.progress import bar\n\n"
         "if TYPE_CHECKING:\n    from toyhouse.types import Kind\n\n\n"

@@ -218,7 +218,7 @@ def _turn(item: Any, where: str) -> Turn:
     known = ROLES.get(role.strip().lower()) if isinstance(role, str) else None
     if known is None:
         raise RecordError(f"the role is {_show(role)}", where=where, fix="use system, user or assistant")
-    return Turn(known, _text(_joined(text, where), where, may_be_empty=known == "system"))
+    return Turn(known, _text(_joined(text, where), where, may_be_empty=known != "assistant"))
 
 
 def _joined(content: Any, where: str) -> Any:

@@ -114,7 +114,9 @@ def _delimited(path: Path, delimiter: str) -> Iterator[Raw]:
         except StopIteration:
             return
         except csv.Error as error:
-            raise RecordError(f"the row is not valid CSV ({error})", where=where) from error
+            raise RecordError(
+                f"the row is not valid CSV ({shorten(str(error), 120)})", where=where
+            ) from error
         if not values:
             continue
         if header is None:

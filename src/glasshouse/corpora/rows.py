@@ -63,7 +63,9 @@ class TokenRow:
 
     def __post_init__(self) -> None:
         if not self.ids:
-            raise InputError("the row has no tokens", where=f"row {self.row_id!r}", fix="drop it or give it text")
+            raise InputError(
+                "the row has no tokens", where=f"row {self.row_id!r}", fix="drop it or give it text"
+            )
         if len(self.ids) != len(self.labels):
             raise InputError(
                 f"{len(self.ids)} ids but {len(self.labels)} labels", where=f"row {self.row_id!r}"
@@ -148,7 +150,7 @@ def rows_to_padded(positions: torch.Tensor, batch: TokenBatch) -> torch.Tensor:
 
 
 def length_buckets(lengths: Sequence[int], tokens_per_batch: int) -> list[list[int]]:
-    """Indices grouped so that rows of similar length share a batch of at most `tokens_per_batch` padded tokens.
+    """Indices grouped so that rows of similar length share a batch of `tokens_per_batch` padded tokens at most.
 
     Every index appears once; a row longer than the budget gets a batch of its own. Order inside the result
     depends only on the lengths, so that scores can be put back by index.

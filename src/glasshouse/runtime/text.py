@@ -26,6 +26,7 @@ def clean_text(text: str) -> str:
 
 
 def shorten(text: str, limit: int = 60) -> str:
-    """One clean line of at most `limit` characters, for quoting what a user gave inside a message."""
-    line = " ".join(clean_text(text[: 8 * limit]).split())
+    """One printable line of at most `limit` characters, for quoting what a user gave inside a message."""
+    words = clean_text(text[: 8 * limit]).split()
+    line = "".join(char if char.isprintable() else "\ufffd" for char in " ".join(words))
     return line if len(line) <= limit else line[: limit - 1] + "…"
