@@ -177,7 +177,7 @@ class EKFAC:
         f = self._measurement(measurement, asked)
         plan = Plan(self.damping, row_norm, unit, per_module)
         self.queries_ = scoring.prepare(
-            self._job(asked, f), self.factors_, plan, query_agg, self.query_rank, self.svd
+            self._job(asked, f), self.factors_, plan, query_agg, self.query_rank, self.svd, sum(rows.sizes)
         )
         about = {"query_agg": query_agg, "row_norm": row_norm, "unit": unit, "measurement": _name(f)}
         kept = self._store(store, "score", rows, queries=asked.sha256, per_module=per_module, **about)
@@ -208,10 +208,9 @@ class EKFAC:
             raise InputError("there are no queries yet", fix="call score() first")
         rows = self.train_ if candidates is None else as_units(candidates, tokenizer=self._tokenizer)
         queries = self.queries_.at(_position(q, self.queries_.ids, "query"))
-        plan = Plan(self.damping, "self" if queries.rotated else "none", "token", per_module=True)
+        plan = Plan(self.damping, unit="token", per_module=True)
         at = _position(n, rows.ids, "row")
         part = scoring.score_shard(self._job(rows, self.objective_), queries, self.factors_, plan, [at])
-        part.pop("norms", None)
         return self._table([part], _Only(rows, at), plan, {"unit": "token", "row": rows.ids[at]}, queries)
 
     def cost(self, queries: int, train: Any = None) -> dict[str, float]:

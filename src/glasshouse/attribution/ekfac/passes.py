@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from glasshouse.attribution.ekfac.curvature import Factor
+from glasshouse.attribution.ekfac.fused import fused_activations
 from glasshouse.attribution.objectives import Measurement, Objective
 from glasshouse.attribution.units import Batch, Units, cost_batches
 from glasshouse.corpora.rows import TokenBatch
@@ -54,7 +55,7 @@ class Step:
 def steps(job: Job, indices: Sequence[int]) -> Iterator[Step]:
     """The backward passes of a shard."""
     device = next(job.model.parameters()).device
-    with Capture(job.model, job.names) as capture:
+    with fused_activations(job.model), Capture(job.model, job.names) as capture:
         for at in job.batches(indices):
             batch = job.units.batch(at).to(device)
             pairs = capture.gradients(_summed_loss(job, batch))
@@ -89,14 +90,17 @@ def lambda_shard(job: Job, factors: dict[str, Factor], indices: Sequence[int]) -
     return {f"Lambda/{name}": value for name, value in total.items()}
 
 
-def layer_gradients(job: Job, indices: Sequence[int]) -> Tensors:
-    """Per-row layer gradients `[len(indices), out, in]` of each module; for queries and small data only."""
+def layer_gradients(job: Job, indices: Sequence[int], factors: dict[str, Factor] | None = None) -> Tensors:
+    """Per-row layer gradients `[len(indices), out, in]` of each module, in the factors' basis if given.
+
+    For queries and small data only.
+    """
     place = {row: k for k, row in enumerate(indices)}
     found: Tensors = {}
     for step in steps(job, indices):
         rows = torch.tensor([place[i] for i in step.at])
         for name, pair in step.pairs.items():
-            G = outer(pair)
+            G = outer(pair) if factors is None else rotated_outer(factors[name], pair)
             if name not in found:
                 found[name] = G.new_empty(len(indices), *G.shape[1:])
             found[name][rows.to(G.device)] = G
@@ -106,6 +110,13 @@ def layer_gradients(job: Job, indices: Sequence[int]) -> Tensors:
 def outer(pair: Pair) -> Tensor:
     """`G_n = sum_t g_t a_t^T`, [B, out, in]."""
     return torch.bmm(pair.g.transpose(1, 2), pair.a)
+
+
+def rotated_outer(factor: Factor, pair: Pair) -> Tensor:
+    """`Qs^T G_n Qa`, [B, out, in]: rotates tokens or the layer gradient, whichever is cheaper."""
+    if _late(pair):
+        return factor.rotate(outer(pair))
+    return outer(Pair(*factor.rotate_pair(pair.a, pair.g)))
 
 
 def gram_(total: Tensor, x: Tensor) -> None:
@@ -135,8 +146,7 @@ def _add_squares(total: Tensor, factor: Factor, pair: Pair) -> None:
         a, g = factor.rotate_pair(pair.a, pair.g)
         total.addmm_(g[:, 0].square().T, a[:, 0].square())
         return
-    # Rotating tokens costs T (i^2 + o^2) a row, rotating the layer gradient i o (i + o).
-    late = T * (i * i + o * o) > i * o * (i + o)
+    late = _late(pair)
     a, g = (pair.a, pair.g) if late else factor.rotate_pair(pair.a, pair.g)
     size = max(1, CACHE_FLOATS // (i * o))
     for start in range(0, B, size):
@@ -146,6 +156,12 @@ def _add_squares(total: Tensor, factor: Factor, pair: Pair) -> None:
             total.addcmul_(G[0], G[0])
         else:
             total.add_(G.square_().sum(0))
+
+
+def _late(pair: Pair) -> bool:
+    """Rotating tokens costs T (i^2 + o^2) a row, rotating the layer gradient i o (i + o)."""
+    T, i, o = pair.a.shape[1], pair.a.shape[2], pair.g.shape[2]
+    return T * (i * i + o * o) > i * o * (i + o)
 
 
 def _summed_loss(job: Job, batch: Batch) -> Tensor:

@@ -27,11 +27,11 @@ Unit = Literal["row", "token"]
 
 @dataclass(frozen=True)
 class Prepared:
-    """Preconditioned queries by module; `rotated` ones live in the eigenbasis, as row_norm "self" needs."""
+    """Preconditioned queries by module; those of `rotated` modules live in the eigenbasis."""
 
     ids: tuple[str, ...]
     modules: dict[str, Query]
-    rotated: bool = False
+    rotated: frozenset[str] = frozenset()
     norms: tuple[float, ...] = ()
     """Length of each query's own gradient over all modules, before preconditioning."""
 
@@ -85,22 +85,25 @@ def aggregate(raw: Tensors, ids: Sequence[str], how: QueryAgg) -> tuple[Tensors,
 
 
 def prepare(
-    job: Job, factors: dict[str, Factor], plan: Plan, how: QueryAgg, rank: int | None, svd: str
+    job: Job, factors: dict[str, Factor], plan: Plan, how: QueryAgg, rank: int | None, svd: str, tokens: int
 ) -> Prepared:
-    """Gradients of the measurement `job.loss` for every query, aggregated, preconditioned, made low rank."""
-    raw, ids = aggregate(layer_gradients(job, range(len(job.units))), job.units.ids, how)
-    rotated = plan.row_norm == "self"
-    squares = torch.stack([v.flatten(1).double().square().sum(1) for v in raw.values()]).sum(0)
-    modules = {}
+    """Gradients of the measurement `job.loss` for every query, aggregated, preconditioned, made low rank.
+
+    Where `tokens` training tokens are cheaper to rotate than the queries are to rotate back (short data, or
+    row_norm "self"), queries stay in the eigenbasis.
+    """
+    raw, ids = aggregate(layer_gradients(job, range(len(job.units)), factors), job.units.ids, how)
+    modules, rotated = {}, set()
     for k, (name, V) in enumerate(raw.items()):
-        factor = factors[name]
-        if rotated:
-            inverse = factor.inverse(plan.damping)
-            V = factor.rotate(V) if inverse is None else factor.rotate(V) * inverse
+        factor, (Q, o, i) = factors[name], V.shape
+        inverse = factor.inverse(plan.damping)
+        V = V if inverse is None else V.mul_(inverse)
+        if plan.row_norm == "self" or tokens * (i * i + o * o) < Q * o * i * (i + o):
+            rotated.add(name)
         else:
-            V = factor.precondition(V, plan.damping)
+            V = factor.unrotate(V)
         modules[name] = low_rank(V, rank, method=svd, seed=derive(job.seed, "svd", k))
-    return Prepared(ids, modules, rotated, tuple(squares.sqrt().tolist()))
+    return Prepared(ids, modules, frozenset(rotated))
 
 
 def score_shard(
@@ -120,7 +123,7 @@ def score_shard(
         place, where = _columns(step.at, start, step.batch, plan.unit)
         rows = torch.tensor([i - indices[0] for i in step.at])
         for name, pair in step.pairs.items():
-            if plan.row_norm == "self":
+            if name in queries.rotated:
                 pair = Pair(*factors[name].rotate_pair(pair.a, pair.g))
             if plan.row_norm != "none":
                 norms[rows] += squared_norms(pair, weights.get(name)).double().cpu()
