@@ -19,9 +19,11 @@ THRESHOLD_SHARE = 0.75
 def auroc(positive: Any, negative: Any, level: float = 0.95) -> Estimate:
     """Probability that a positive scores above a negative, ties counting half; scores [P] and [Q].
 
-    Interval: variance of DeLong, DeLong, Clarke-Pearson (1988) on the logit scale. Where that variance is
-    zero or unknown: for complete separation the exact bound on min(P, Q) disjoint pairs (all of them were
-    ordered the same way), else Hoeffding's bound for two-sample U-statistics.
+    Interval: variance of DeLong, DeLong, Clarke-Pearson (1988) on the logit scale, Student's quantile with
+    the degrees of freedom of Brunner and Munzel (2000). Where that variance is zero or unknown: for complete
+    separation the exact bound on min(P, Q) disjoint pairs (all of them were ordered the same way), else
+    Hoeffding's bound for two-sample U-statistics. Measured coverage at level 0.95: 0.96 at AUROC 0.8 and
+    0.95 with 40 + 40, but 0.86 at 0.99 with 20 + 400: few examples of a class hide its worst member.
     n counts both classes. A class without members: undefined.
 
     >>> auroc([2.0, 3.0], [1.0, 2.5]).value
@@ -33,15 +35,17 @@ def auroc(positive: Any, negative: Any, level: float = 0.95) -> Estimate:
     if pos.size == 0 or neg.size == 0:
         empty = "positive" if pos.size == 0 else "negative"
         return Estimate.undefined(f"no {empty} examples", n, level)
+    pos, neg = np.sort(pos), np.sort(neg)  # sums in one order: the given order changes no bit
     # V10[i]: share of negatives below positive i; V01[j]: share of positives above negative j.
     v10, v01 = _placements(pos, neg), 1 - _placements(neg, pos)
     value = float(v10.mean())
-    variance = 0.0
-    if min(pos.size, neg.size) > 1:
-        variance = float(v10.var(ddof=1) / pos.size + v01.var(ddof=1) / neg.size)
-    if variance <= 0 or value in (0.0, 1.0):
+    if min(pos.size, neg.size) < 2 or value in (0.0, 1.0):
         return _degenerate_auroc(value, min(pos.size, neg.size), level, n)
-    low, high = _logit_interval(value, math.sqrt(variance), level)
+    a, b = float(v10.var(ddof=1)) / pos.size, float(v01.var(ddof=1)) / neg.size
+    if a + b == 0:
+        return _degenerate_auroc(value, min(pos.size, neg.size), level, n)
+    freedom = (a + b) ** 2 / (a * a / (pos.size - 1) + b * b / (neg.size - 1))
+    low, high = _logit_interval(value, math.sqrt(a + b), freedom, level)
     return Estimate(value, low, high, level, n, "delong, logit scale")
 
 
@@ -120,11 +124,11 @@ def _placements(scores: Floats, others: Floats) -> Floats:
     return np.asarray((below + up_to) / (2 * others.size))
 
 
-def _logit_interval(value: float, error: float, level: float) -> tuple[float, float]:
-    from scipy.special import expit, ndtri
+def _logit_interval(value: float, error: float, freedom: float, level: float) -> tuple[float, float]:
+    from scipy.special import expit, stdtrit
 
     centre = math.log(value / (1 - value))
-    half = float(ndtri((1 + level) / 2)) * error / (value * (1 - value))
+    half = float(stdtrit(freedom, (1 + level) / 2)) * error / (value * (1 - value))
     return float(expit(centre - half)), float(expit(centre + half))
 
 

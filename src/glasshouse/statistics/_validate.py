@@ -58,6 +58,6 @@ def _whole(x: Any, name: str) -> int:
         value = float(x)
     except (TypeError, ValueError):
         raise InputError(f"{name} is {x!r}", fix="give a whole number") from None
-    if math.isnan(value) or value != math.floor(value) or math.isinf(value):
+    if not math.isfinite(value) or value != math.floor(value):
         raise InputError(f"{name} is {x!r}", fix="give a whole number")
     return int(value)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -21,6 +22,7 @@ from glasshouse.runtime.runs import Run
 from glasshouse.studies._lab import Lab
 from glasshouse.studies._study import Figure, Study, Table, Yield
 
+_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
 NOT_YIELDED = "the run ended without yielding this claim"
 
 
@@ -104,6 +106,8 @@ def _key(study: Study, item: Yield) -> str:
             )
         return f"claim {item.spec.id}"
     if isinstance(item, Figure | Table):
+        if not _NAME.fullmatch(item.name):
+            raise InputError(f"{item.name!r} is not a usable name", fix="use letters, digits, _, - and .")
         return f"{type(item).__name__.lower()} {item.name}"
     raise InputError(
         f"study {study.slug!r} yields a {type(item).__name__}", fix="yield a Claim, a Figure or a Table"

@@ -165,14 +165,15 @@ def find(slug: str) -> Study:
 
 
 def _walk() -> dict[str, str]:
-    """Slug -> module name of every `studies/<wing>/<slug>.py` (or package), without importing any."""
+    """Slug -> the module that holds it, without importing any: `studies/<wing>/<slug>.py`, or in a package."""
     found: dict[str, str] = {}
     package = importlib.import_module("glasshouse.studies")
     for root in map(Path, package.__path__):
-        for path in sorted([*root.glob("*/[!_]*.py"), *root.glob("*/*/__init__.py")]):
+        for path in sorted([*root.glob("*/*.py"), *root.glob("*/*/*.py")]):
             parts = path.relative_to(root).with_suffix("").parts
-            wing, module = parts[0], parts[1]
-            found[module.replace("_", "-")] = f"glasshouse.studies.{wing}.{module}"
+            if "@study(" in path.read_text(encoding="utf-8"):
+                inside = tuple(part for part in parts if part != "__init__")
+                found[parts[1].replace("_", "-")] = ".".join(["glasshouse.studies", *inside])
     return found
 
 
