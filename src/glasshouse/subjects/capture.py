@@ -172,12 +172,15 @@ class Capture:
 
     def _pairs(self, calls: list[tuple[str, _Call]], grads: Sequence[Tensor | None]) -> dict[str, Pair]:
         halves: dict[str, list[tuple[Tensor, Tensor]]] = {}
-        rows = calls[0][1].a.shape[0]
+        rows = min(call.a.shape[0] for _, call in calls)
         for (name, call), grad in zip(calls, grads, strict=True):
             module = self.model.get_submodule(name)
             a = _inputs(module, call.a)
             # A module that the loss does not depend on has gradient zero.
             g = _outputs(module, torch.zeros_like(call.output) if grad is None else grad)
+            if a.shape[0] != rows and a.shape[1] == 1 and a.shape[0] % rows == 0:
+                # Some architectures (OPT) flatten rows and positions around a layer: fold them back.
+                a, g = a.reshape(rows, -1, a.shape[-1]), g.reshape(rows, -1, g.shape[-1])
             if a.shape[0] != rows:
                 raise UntrackedModuleError(
                     f"it was called with {a.shape[0]} rows in a batch of {rows}",

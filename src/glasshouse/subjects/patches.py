@@ -26,7 +26,7 @@ class Patch:
 
     `op` is `set`, `add`, `scale` (times `value`), `project_out` (remove the direction `value`) or `fn`
     (`value` is a function from the selected activations [m, ...] to new ones of the same shape).
-    `value` is a number, [d], [n, d] (one per position), or [B, n, d] (one per row and position); d stands for
+    `value` is a number, [d], [n, d] (one per position; per token when `positions` is None), or [B, n, d]; d stands for
     the site's own last axes. It may require gradients. `positions` are token indices into the unpadded row,
     the same for all rows or one list per row (lengths may differ); negative ones count from the end of the
     prompt; None means all. `rows` limits the edit to these rows (a per-row `value` or `positions` then has
@@ -91,7 +91,7 @@ class Patch:
         mine = self._lines(place)
         if self._table is None:
             b, t = (self._phase(place.absolute, place) & mine[:, None]).nonzero(as_tuple=True)
-            return b, t, torch.zeros_like(b)
+            return b, t, place.absolute[b, t]  # entry j of a value is for token j
         wanted, given = self._wanted(place)
         self._check_inside(wanted, given & mine[:, None], place)
         columns = wanted - place.past + place.starts[:, None]
