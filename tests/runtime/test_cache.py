@@ -255,14 +255,24 @@ def test_collecting_keeps_what_was_used_last(tmp_path: Path) -> None:
     assert len(cache.gc(older_than_days=0)) == 3
 
 
-def test_a_lost_or_damaged_index_loses_no_entry(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("keep", [0, 100, 5000])
+def test_a_lost_or_damaged_index_loses_no_entry(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], keep: int
+) -> None:
     cache = Cache(tmp_path)
     cache.fetch("model", ARGS, write)
-    (tmp_path / "index.sqlite").write_bytes(b"not a database, but long enough to look like a file" * 40)
+    path = tmp_path / "index.sqlite"
+    path.write_bytes(path.read_bytes()[:keep] + b"not a page of a database" * 400)
     assert [entry.kind for entry in Cache(tmp_path).ls()] == ["model"]
     assert "index" in capsys.readouterr().err
-    (tmp_path / "index.sqlite").unlink()
+    path.unlink()
     assert [entry.kind for entry in Cache(tmp_path).ls()] == ["model"]
+
+
+def test_an_index_that_cannot_be_used_is_one_sentence(tmp_path: Path) -> None:
+    (tmp_path / "index.sqlite").mkdir()
+    with pytest.raises(RunError, match="cache index cannot be used"):
+        Cache(tmp_path).ls()
 
 
 def test_a_home_that_cannot_be_written_is_one_sentence(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Literal, get_args
 
 from glasshouse.corpora.rows import Record, Role, Turn
@@ -55,7 +56,7 @@ class Columns:
     text: str | None = None
     id: str | None = None
 
-    @property
+    @cached_property
     def used(self) -> set[str]:
         """The columns that become the record itself and so are not kept in `Record.fields`."""
         parts = (self.turns, self.prompt, self.completion, self.extra, self.text, self.id)
@@ -161,12 +162,14 @@ def _identity(row: Mapping[str, Any], columns: Columns, position: int, where: st
             raise RecordError("the row has an id, though the first has none", where=f"{where} field 'id'")
         return str(position)
     value = _value(row, columns.id, where)
+    if isinstance(value, str) and value:
+        return _whole(value, f"{where} field {columns.id!r}")
     at = f"{where} field {shorten(columns.id)!r}"
-    if isinstance(value, bool) or not isinstance(value, str | int) or value == "":
+    if isinstance(value, bool) or not isinstance(value, int):
         raise RecordError(f"an id is a string or a whole number, not {_show(value)}", where=at)
-    if isinstance(value, int) and abs(value) >= 10**100:
+    if abs(value) >= 10**100:
         raise RecordError("the id has over a hundred digits", where=at, fix="write it as a string")
-    return _whole(str(value), at)
+    return str(value)
 
 
 def _prompt(row: Mapping[str, Any], columns: Columns, where: str) -> tuple[Turn, ...]:

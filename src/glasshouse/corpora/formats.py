@@ -62,7 +62,7 @@ def _jsonl_rows(path: Path) -> Iterator[Raw]:
 
 def _json(line: str, where: str) -> Any:
     try:
-        value = json.loads(line, parse_constant=_no_constant, parse_float=_finite)
+        value = _STRICT.decode(line)
     except RecursionError as error:
         raise RecordError("the JSON is nested too deeply", where=where) from error
     except ValueError as error:  # also integers past Python's digit limit
@@ -81,6 +81,9 @@ def _finite(text: str) -> float:
     if value in (float("inf"), float("-inf")):
         raise ValueError(f"the number {shorten(text, 20)} is too large")
     return value
+
+
+_STRICT = json.JSONDecoder(parse_constant=_no_constant, parse_float=_finite)
 
 
 def _refuse_half_characters(value: Any, where: str) -> None:

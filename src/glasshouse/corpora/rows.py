@@ -150,10 +150,10 @@ def rows_to_padded(positions: torch.Tensor, batch: TokenBatch) -> torch.Tensor:
 
 
 def length_buckets(lengths: Sequence[int], tokens_per_batch: int) -> list[list[int]]:
-    """Indices grouped so that rows of similar length share a batch of `tokens_per_batch` padded tokens at most.
+    """Indices grouped so that rows of similar length share a batch of at most `tokens_per_batch` tokens.
 
-    Every index appears once; a row longer than the budget gets a batch of its own. Order inside the result
-    depends only on the lengths, so that scores can be put back by index.
+    Padding counts. Every index appears once; a row longer than the budget gets a batch of its own. Order
+    inside the result depends only on the lengths, so that scores can be put back by index.
     """
     batches: list[list[int]] = []
     for index in sorted(range(len(lengths)), key=lambda i: (lengths[i], i)):
