@@ -80,10 +80,26 @@ def _trainer(
         return ours(args=SFTConfig(**common, **_sft_defaults()), **given)
     # The start itself, frozen: left to TRL, the reference would be looked up by the model's name. With an
     # adapter the disabled adapter is the start, and TRL refuses a second model.
+    _without_dropout(model)
     reference = {} if adapter else {"ref_model": copy.deepcopy(model)}
     return _ours(DPOTrainer, spec, rows)(
         args=DPOConfig(**common, **_dpo_defaults(spec)), **reference, **given
     )
+
+
+def _without_dropout(model: Any) -> None:
+    """Switch dropout off, also where a module keeps its rate as a number, which TRL does not look for.
+
+    With dropout in the policy the first loss of DPO is not log 2: policy and reference would differ.
+    """
+    for module in model.modules():
+        for name, value in list(vars(module).items()):
+            if isinstance(value, float) and ("drop" in name or (name == "p" and _is_dropout(module))):
+                setattr(module, name, 0.0)
+
+
+def _is_dropout(module: Any) -> bool:
+    return "dropout" in type(module).__name__.lower()
 
 
 def _ours(trainer_class: Any, spec: TrainSpec, rows: Sequence[TokenRow | Pair]) -> Any:

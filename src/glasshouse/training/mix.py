@@ -119,9 +119,13 @@ class DataRef:
 
     def check(self) -> None:
         """Raise StaleError if the rows no longer hash to `sha256` (someone edited them in place)."""
-        now = DataRef.of(self.rows).sha256
-        if now != self.sha256:
-            raise StaleError("the rows changed after they were referred to", fix="make a new DataRef")
+        for row in self.rows:
+            if row.row_id != content_hash(row.record):
+                raise StaleError(
+                    "the row changed after it was referred to",
+                    where=row.record.where or f"row {row.record.id!r}",
+                    fix="make a new DataRef",
+                )
 
 
 def _mix_rows(data: Any, origin: str) -> tuple[MixRow, ...]:

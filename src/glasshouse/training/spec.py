@@ -22,6 +22,8 @@ ALGO_KW: Mapping[str, Mapping[str, Any]] = {
 }
 """The options of each algorithm, with their defaults."""
 
+DPO_LOSSES = ("sigmoid", "hinge", "ipo", "robust")
+
 
 @dataclass(frozen=True)
 class LoraSpec:
@@ -86,8 +88,25 @@ class TrainSpec:
                 f"{self.algo} has no options {unknown}", where="TrainSpec.algo_kw",
                 fix=f"choose from {sorted(ALGO_KW[self.algo])}",
             )  # fmt: skip
+        self._check_dpo()
         if self.save_every is not None and self.save_every < 1:
             raise InputError(f"save_every={self.save_every}", where="TrainSpec", fix="give at least 1")
+
+    def _check_dpo(self) -> None:
+        if self.algo != "dpo":
+            return
+        options = {**ALGO_KW["dpo"], **self.algo_kw}
+        if options["loss_type"] not in DPO_LOSSES:
+            raise InputError(
+                f"loss_type={options['loss_type']!r} is unknown", where="TrainSpec.algo_kw",
+                fix=f"choose one of {DPO_LOSSES}",
+            )  # fmt: skip
+        if options["label_smoothing"] and options["loss_type"] != "robust":
+            # TRL reads the option for this loss only and would ignore it without a word.
+            raise InputError(
+                f"label_smoothing has no effect on loss_type={options['loss_type']!r}",
+                where="TrainSpec.algo_kw", fix="use loss_type='robust'",
+            )  # fmt: skip
 
     @property
     def hash(self) -> str:
