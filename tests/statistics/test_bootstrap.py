@@ -1,7 +1,8 @@
 """Bootstrap intervals: coverage against what theory gives for the percentile method, not against 0.95.
 
-For normal values the percentile interval of a mean is mean +- z sd sqrt((n - 1) / n) / sqrt(n). It covers with
-probability P(|t| < z sqrt((n - 1) / n)), t with n - 1 degrees of freedom: 0.942 at n = 50, 0.921 at n = 15.
+For normal values the percentile interval of a mean is mean +- z sd sqrt((n - 1) / n) / sqrt(n). It covers
+with probability P(|t| < z sqrt((n - 1) / n)), t with n - 1 degrees of freedom: 0.942
+at n = 50, 0.921 at n = 15.
 """
 
 from __future__ import annotations
