@@ -46,7 +46,10 @@ _MAPPED: Mapping[str, Schema | None] = {
 
 @dataclass(frozen=True)
 class Columns:
-    """Which column plays which part; `extra` is the `input` that Alpaca rows add to the instruction."""
+    """Which column plays which part; `extra` is the `input` that Alpaca rows add to the instruction.
+
+    `id` is None where the rows have no id, and empty where they are to be numbered all the same.
+    """
 
     schema: Schema
     turns: str | None = None
@@ -60,7 +63,7 @@ class Columns:
     def used(self) -> set[str]:
         """The columns that become the record itself and so are not kept in `Record.fields`."""
         parts = (self.turns, self.prompt, self.completion, self.extra, self.text, self.id)
-        return {name for name in parts if name is not None}
+        return {name for name in parts if name}
 
 
 def check_request(schema: str, mapping: Mapping[str, str]) -> None:
@@ -89,13 +92,13 @@ def check_request(schema: str, mapping: Mapping[str, str]) -> None:
 def choose_columns(row: Mapping[str, Any], schema: str, mapping: Mapping[str, str], where: str) -> Columns:
     """Decide from the first row. Raises RecordError when no column fits, listing those that are there."""
     for field, column in mapping.items():
-        if column not in row:
+        if column not in row and (field, column) != ("id", ""):
             raise RecordError(
                 f"there is no such column (mapped to {field!r})",
                 where=f"{where} field {shorten(column)!r}",
                 fix=_there_is(row),
             )
-    id_column = mapping.get("id") or ("id" if "id" in row else None)
+    id_column = mapping.get("id", "id" if "id" in row else None)
     if "turns" in mapping:
         return Columns("chat", turns=mapping["turns"], id=id_column)
     if "prompt" in mapping:
@@ -157,8 +160,8 @@ def _value(row: Mapping[str, Any], column: str, where: str) -> Any:
 
 
 def _identity(row: Mapping[str, Any], columns: Columns, position: int, where: str) -> str:
-    if columns.id is None:
-        if "id" in row:
+    if not columns.id:
+        if columns.id is None and "id" in row:
             raise RecordError("the row has an id, though the first has none", where=f"{where} field 'id'")
         return str(position)
     value = _value(row, columns.id, where)

@@ -145,11 +145,13 @@ def _long_fields() -> Iterator[None]:
 
 
 def _header(values: list[str], where: str) -> list[str]:
-    names = [value.strip() for value in values]
+    """Column names; one without a name (as pandas writes its index) is called by its number."""
+    names = [value.strip() or f"column {number}" for number, value in enumerate(values, 1)]
     for name in names:
-        if not name or names.count(name) > 1:
-            problem = f"the column {shorten(name)!r} appears twice" if name else "a column has no name"
-            raise RecordError(problem, where=where, fix="give every column of the header its own name")
+        if names.count(name) > 1:
+            raise RecordError(
+                f"the column {shorten(name)!r} appears twice", where=where, fix="give each its own name"
+            )
     return names
 
 

@@ -90,8 +90,8 @@ def read_records(
 
     `schema` is `auto`, `chat`, `completion` or `text`; `auto` decides from the columns of the first row (see
     `corpora.fields` for the spellings). `mapping` names the columns by hand, `{"prompt": "frage",
-    "completion": "antwort"}`, with the keys id, turns, prompt, completion, text. `limit` reads the first rows
-    only. Other columns are kept in `Record.fields`. Ids must be unique; rows without an id column are
+    "completion": "antwort"}`, with the keys id, turns, prompt, completion, text; `{"id": ""}` numbers rows
+    whose ids repeat. `limit` reads the first rows only. Other columns are kept in `Record.fields`. Ids must be unique; rows without an id column are
     numbered from 0.
 
     Raises RecordError (`file:line field 'name'`) for a file or row that cannot be read, InputError for
@@ -112,7 +112,7 @@ def read_records(
             raise RecordError(
                 f"the id {record.id[:60]!r} was used before, at {first_seen[record.id]}",
                 where=f"{where} field {columns.id!r}",
-                fix="ids must be unique",
+                fix='make the ids unique, or map id to "" to number the rows',
             )
         first_seen[record.id] = where
         records.append(record)
