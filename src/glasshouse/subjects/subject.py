@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,6 +18,7 @@ from glasshouse.subjects import hooks, scoring, views
 from glasshouse.subjects.architectures import locate, unwrap
 from glasshouse.subjects.batches import check_batch, check_rows
 from glasshouse.subjects.generation import Completion, Sample, Sampling, generate_rows, texts
+from glasshouse.subjects.harvest import Collected, collect
 from glasshouse.subjects.hashing import check_finite, model_hash
 from glasshouse.subjects.hooks import Reduce, Session
 from glasshouse.subjects.modes import eager, evaluating
@@ -378,6 +380,12 @@ class Subject:
         acts = self.run(rows, read=sites, logits=False).acts
         spans = [list(range(end)) for end in ends]
         return [Patch(site, "set", acts[site][:, : max(ends)], positions=spans) for site in sites]
+
+    def collect(
+        self, prompts: Sequence[Prompt], sites: Sequence[str | Site], folder: Path | str, **options: Any
+    ) -> Collected:
+        """Activations of many prompts, streamed to disk and resumable; see `harvest.collect` for options."""
+        return collect(self, prompts, sites, folder, **options)
 
     def self_test(self) -> SelfTest:
         """Whether reads, edits and generation of this model mean what they should; cached by its hash."""
