@@ -143,3 +143,20 @@ def test_names_and_plug_ins() -> None:
     assert isinstance(three, Processes) and three.workers == 3 and get_executor(three) is three
     with pytest.raises(InputError, match="local, processes"):
         get_executor("slurm")
+
+
+def test_a_plug_in_is_found_by_its_entry_point(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    info = tmp_path / "slurmhouse-1.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: slurmhouse\nVersion: 1\n")
+    (info / "entry_points.txt").write_text("[glasshouse.executors]\nslurm = slurmhouse:Slurm\n")
+    (tmp_path / "slurmhouse.py").write_text(
+        "from glasshouse.runtime.executors import Local\n\nclass Slurm(Local):\n"
+        "    def __init__(self, nodes=1):\n        self.nodes = nodes\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    made = get_executor("slurm:4")
+    assert isinstance(made, Executor) and made.nodes == 4  # type: ignore[attr-defined]
+    assert list(made.map(math.sqrt, [4])) == [2.0]
+    with pytest.raises(InputError, match="local, processes, slurm"):
+        get_executor("ray")

@@ -91,8 +91,8 @@ def read_records(
     `schema` is `auto`, `chat`, `completion` or `text`; `auto` decides from the columns of the first row (see
     `corpora.fields` for the spellings). `mapping` names the columns by hand, `{"prompt": "frage",
     "completion": "antwort"}`, with the keys id, turns, prompt, completion, text; `{"id": ""}` numbers rows
-    whose ids repeat. `limit` reads the first rows only. Other columns are kept in `Record.fields`. Ids must be unique; rows without an id column are
-    numbered from 0.
+    whose ids repeat. `limit` reads the first rows only. Other columns are kept in `Record.fields`. Ids must
+    be unique; rows without an id column are numbered from 0.
 
     Raises RecordError (`file:line field 'name'`) for a file or row that cannot be read, InputError for
     options that mean nothing.
