@@ -63,7 +63,7 @@ class EKFAC:
         svd: Literal["randomized", "full"] = "randomized",
         modules: str | Sequence[str] = "auto",
         seed: int = 0,
-        batch_tokens: int = 4096,
+        batch_tokens: int = 2048,
         batch_rows: int = 512,
         shards: int | None = None,
         force_bf16: bool = False,
