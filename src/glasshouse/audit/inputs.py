@@ -25,6 +25,10 @@ if TYPE_CHECKING:
     from glasshouse.subjects.subject import Subject
 
 
+ROOM_TO_ELICIT = 128
+"""Tokens of context below which a model is not asked for prompts of its own: opener and reply must fit."""
+
+
 @dataclass(frozen=True)
 class Inputs:
     """The opened subject, what it may be compared with, and where to find what to ask."""
@@ -79,7 +83,8 @@ class Inputs:
         """What to ask; `elicit`: whether the subject may be asked for prompts where none are given."""
         from glasshouse.corpora.suites import resolve_suite
 
-        generate = self.subject.generate if elicit else None
+        asked = elicit and self.subject.context >= ROOM_TO_ELICIT
+        generate = self.subject.generate if asked else None
         return resolve_suite(self.given, self.world, self.rows, generate, self.seed)
 
 
@@ -139,13 +144,12 @@ def read_baseline(path: Path) -> Findings:
 def _rows(source: str | Path | Records | None) -> Records | None:
     from glasshouse.corpora.records import Records, read_records
 
-    if source is None or isinstance(source, Records):
-        return source
-    records = read_records(source)
+    if source is None:
+        return None
+    records = source if isinstance(source, Records) else read_records(source)
     if not len(records):
-        raise InputError(
-            "the file holds no rows", where=str(source), fix="give the rows the model was trained on"
-        )
+        where = str(records.path or "training data")
+        raise InputError("it holds no rows", where=where, fix="give the rows the model was trained on")
     return records
 
 

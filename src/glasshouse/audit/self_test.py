@@ -27,8 +27,8 @@ def self_test_answer(question: Question) -> Answer:
 def _measure(question: Question) -> list[dict[str, Any]]:
     """Errors with two digits: the last bits depend on the number of threads, and say nothing."""
     return [
-        {"name": str(name), "error": float(f"{error:.2g}"), "tolerance": float(f"{tolerance:.2g}")}
-        for name, error, tolerance in question.subject.self_test().checks
+        {"name": c.name, "error": float(f"{c.error:.2g}"), "tolerance": float(f"{c.tolerance:.2g}")}
+        for c in question.subject.self_test().checks
     ]
 
 

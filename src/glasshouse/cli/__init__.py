@@ -24,12 +24,12 @@ A workbench for alignment science: what does a model do, which data made it so, 
 
 \b
 Examples:
-  glasshouse audit                      audit the flawed model that ships with us
-  glasshouse audit ./model              audit yours
-  glasshouse audit ./model --train-data rows.jsonl    and trace what it finds
-  glasshouse audit ./model --dry-run    what would run, what not, at what cost
-  glasshouse list                       checks, organisms, studies
-  glasshouse doctor                     is this machine ready?
+  glasshouse audit                     audit the flawed model we ship
+  glasshouse audit ./model             audit yours
+  glasshouse audit ./model --train-data rows.jsonl   and trace what it finds
+  glasshouse audit ./model --dry-run   what would run, what not, the cost
+  glasshouse list                      checks, organisms, studies
+  glasshouse doctor                    is this machine ready?
 
 Exit codes: 0 nothing found, 1 findings, 2 could not run.
 """
