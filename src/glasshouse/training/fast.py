@@ -119,7 +119,7 @@ def fit(
     losses: list[float] = []
     if checkpoint_dir:
         losses = load_state(checkpoint_dir, model, optimizer, settings=settings)
-    with _training(model), seeded(r.seed, "fit"):
+    with _training(model), seeded(r.seed, "fit"), _forked(optimizer):
         if not losses:
             _tell(callbacks, 0, None, model)
         for step, rows in enumerate(order.walk(len(losses), steps), start=len(losses)):
@@ -142,7 +142,7 @@ def _step(
 ) -> float:
     # A stream per step: what callbacks or earlier steps drew cannot matter, and a resume needs no RNG state.
     torch.manual_seed(derive(r.seed, "step", step))
-    device = optimizer.param_groups[0]["params"][0].device
+    device = _device(optimizer)
     with _precision(device, autocast):
         value = loss(model, torch.from_numpy(rows).to(device))
     number = _finite(value, step)
@@ -153,6 +153,17 @@ def _step(
         nn.utils.clip_grad_norm_(parameters, r.clip)
     optimizer.step()
     return number
+
+
+def _device(optimizer: torch.optim.Optimizer) -> torch.device:
+    parameter: nn.Parameter = optimizer.param_groups[0]["params"][0]
+    return parameter.device
+
+
+def _forked(optimizer: torch.optim.Optimizer) -> AbstractContextManager[Any]:
+    """`seeded` restores the CPU's generators; the GPU's is restored by this."""
+    device = _device(optimizer)
+    return torch.random.fork_rng(devices=[device]) if device.type == "cuda" else nullcontext()
 
 
 def _set_rate(optimizer: torch.optim.Optimizer, r: Recipe, step: int, steps: int) -> None:
