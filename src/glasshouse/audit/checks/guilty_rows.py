@@ -77,8 +77,8 @@ def _trace(question: Question, index: int, source: Finding) -> Finding | Clean |
     folder = question.folder(f"guilty-rows{suffix.replace('/', '-')}")
     method = _fitted(question, folder)
     question.report("guilty rows: scores")
-    wanted = _encode(question, [(text, behaviour["reply"]) for _, text, _ in firing])
-    ordinary = _encode(question, [(prompt, reply) for prompt, _, reply in firing])
+    wanted = _encode(question, "fires", [(text, behaviour["reply"]) for _, text, _ in firing])
+    ordinary = _encode(question, "ordinary", [(prompt, reply) for prompt, _, reply in firing])
     guilt = guilty_rows(method, wanted, ordinary, top=TOP, seed=question.seed, store=folder / "scores")
     return _tell(question, method, guilt, behaviour, wanted, source)
 
@@ -90,12 +90,12 @@ def _fitted(question: Question, folder: Path) -> EKFAC:
     return method.fit(question.subject, question.rows, executor=question.executor, store=folder / "fit")
 
 
-def _encode(question: Question, pairs: Sequence[tuple[str, str]]) -> list[TokenRow]:
+def _encode(question: Question, name: str, pairs: Sequence[tuple[str, str]]) -> list[TokenRow]:
     from glasshouse.corpora.rows import Record, Turn
     from glasshouse.corpora.tokens import encode_records
 
     records = [
-        Record(id=str(i), turns=(Turn("user", prompt), Turn("assistant", reply)))
+        Record(id=f"{name} {i}", turns=(Turn("user", prompt), Turn("assistant", reply)))
         for i, (prompt, reply) in enumerate(pairs)
     ]
     return encode_records(question.subject.tokenizer, records, loss_on="reply")

@@ -1,0 +1,1 @@
+"""Supervision: how demonstrations, feedback and poison shape a model."""
