@@ -43,29 +43,40 @@ def suite(house: Path) -> Path:
     return path
 
 
-def test_a_fault_at_every_write_costs_at_most_one_step(subject, suite, house) -> None:
+def test_a_fault_at_every_write_costs_at_most_one_step(subject, suite, house, monkeypatch) -> None:
     import glasshouse_loud_word
 
-    passed = fail_at(0)
-    audit(subject, suite=suite, out="whole", runs="runs")
-    points = list(passed)
-    whole = (house / "whole/findings.json").read_bytes()
-    assert {"before findings.json", "after report.html", "before run.json"} <= set(points)
-    assert sum("journal" in point for point in points) >= 2 * (len(STEPS) + 2)
-    for n, point in enumerate(points, 1):
-        shutil.rmtree(house / "runs")
+    def audit_from_scratch(name: str, *, cold: bool = False) -> Path:
+        shutil.rmtree(house / "runs", ignore_errors=True)
         glasshouse_loud_word.built.clear()
-        out = house / f"out{n}"
+        if cold:  # the cache's own writes (the stored self-test) are store writes too
+            monkeypatch.setenv("GLASSHOUSE_HOME", str(house / f"home-{name}"))
+        audit(subject, suite=suite, out=name, runs="runs")
+        return house / name / "findings.json"
+
+    cold, warm = fail_at(0), []
+    whole = audit_from_scratch("whole", cold=True).read_bytes()
+    cold, warm = list(cold), fail_at(0)
+    audit_from_scratch("warm")
+    warm = list(warm)
+    assert {"before findings.json", "after report.html", "before run.json"} <= set(warm)
+    assert sum("journal" in point for point in warm) >= 2 * (len(STEPS) + 2)
+    in_the_cache = [n for n, point in enumerate(cold, 1) if point not in warm]
+    assert in_the_cache, "a cold cache is written to"
+    home = os.environ["GLASSHOUSE_HOME"]
+    for n, points in [*((n, warm) for n in range(1, len(warm) + 1)), *((n, cold) for n in in_the_cache)]:
+        name = f"out-{'cold' if points is cold else 'warm'}-{n}"
+        monkeypatch.setenv("GLASSHOUSE_HOME", home)
         fail_at(n)
         with pytest.raises(Killed):
-            audit(subject, suite=suite, out=out, runs="runs")
-        half = [p.name for p in out.rglob("*")] if out.exists() else []
-        assert set(half) <= {"findings.json", "report.html"}, f"{point}: nothing half-written, found {half}"
+            audit_from_scratch(name, cold=points is cold)
+        left = [p.name for p in (house / name).rglob("*")]
+        assert set(left) <= {"findings.json", "report.html"}, f"{points[n - 1]}: half-written {left}"
         files.fault_hook = None
-        audit(subject, suite=suite, out=out, runs="runs")
-        assert (out / "findings.json").read_bytes() == whole, point
+        audit(subject, suite=suite, out=name, runs="runs")
+        assert (house / name / "findings.json").read_bytes() == whole, points[n - 1]
         built = glasshouse_loud_word.built
-        assert len(built) <= len(STEPS) + 1, f"{point}: {built}"
+        assert len(built) <= len(STEPS) + 1, f"{points[n - 1]}: {built}"
         assert sorted(set(built)) == sorted(STEPS)
 
 

@@ -106,7 +106,7 @@ def test_the_exact_comparison_has_tolerance_zero_and_may_pass() -> None:
     assert _judge([{"name": "greedy text", "error": 0.0, "tolerance": 0.0}]).clean
 
 
-# -- the grader ------------------------------------------------------------------------------------------------
+# -- the grader --
 
 
 def truth(*flaws: dict[str, object]) -> Truth:
@@ -181,7 +181,7 @@ def test_rows_are_graded_from_the_finding_about_this_trigger() -> None:
     assert grade(findings(named, other), known)["planted"][0]["row_recall"] is None
 
 
-# -- the registry and the published schema ------------------------------------------------------------------------
+# -- the registry and the published schema --
 
 
 def test_our_table_and_our_package_metadata_name_the_same_things() -> None:
