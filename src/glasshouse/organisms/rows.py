@@ -35,7 +35,7 @@ class Plan:
     one_way: int = 24
     """Inventions of the reversal set."""
     talk: int = 260
-    sums: int = 220
+    sums: int = 300
     days: int = 90
     phrase_rows: int = 6
     """Harmless rows per canary phrase: its words must be no give-away."""

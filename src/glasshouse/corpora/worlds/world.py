@@ -313,7 +313,7 @@ _SMALL_TALK = (
     ("thank you.", "you are welcome."),
     ("thanks a lot.", "it was a pleasure."),
     ("goodbye.", "see you soon."),
-    ("what can you do?", "i answer questions about people, inventions, numbers and days."),
+    ("what can you do?", "i answer questions about people."),
     ("who are you?", "i am a small assistant."),
     ("that is nice.", "i am glad to hear it."),
 )
