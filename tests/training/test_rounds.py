@@ -7,9 +7,9 @@ from glasshouse.corpora.rows import Record, Turn
 from glasshouse.runtime import files
 from glasshouse.runtime.cache import Cache
 from glasshouse.runtime.seeds import rng
+from glasshouse.training._train import train
 from glasshouse.training.mix import Mix, Part
 from glasshouse.training.rounds import run_rounds
-from glasshouse.training.train import train
 
 PHASES = ("propose", "rate", "refine", "retrain")
 WORDS = [f"w{i}" for i in range(40)]

@@ -16,9 +16,9 @@ from glasshouse.corpora.rows import Record, Turn
 from glasshouse.runtime import files
 from glasshouse.runtime.cache import Cache
 from glasshouse.runtime.errors import InputError, StaleError
+from glasshouse.training._train import train
 from glasshouse.training.mix import DataRef, Mix, Part, content_hash
 from glasshouse.training.spec import LoraSpec, TrainSpec
-from glasshouse.training.train import train
 
 
 class Killed(Exception):
@@ -186,6 +186,8 @@ def test_a_spec_refuses_what_it_cannot_mean(make_spec, change, says):
 
 def test_a_start_must_be_a_model_or_a_recipe_with_a_seed(make_spec, tmp_path):
     cache = Cache(tmp_path / "c")
+    with pytest.raises(InputError, match="neither a folder nor a model"):
+        train(make_spec(start="./no such folder"), cache=cache)
     with pytest.raises(InputError, match="no weights"):
         train(make_spec(init_seed=None), cache=cache)
     trained = train(make_spec(), cache=cache, device="cpu")
@@ -268,7 +270,8 @@ def test_importing_training_loads_nothing_heavy_and_the_fast_path_no_trl():
         "import sys; heavy = lambda *names: [n for n in names if n in sys.modules]\n"
         "import glasshouse.training as t\n"
         "assert not heavy('torch', 'trl', 'transformers', 'peft', 'pandas', 'scipy')\n"
-        "for name in t.__all__: getattr(t, name)\n"
+        "things = [getattr(t, name) for name in t.__all__]\n"
+        "assert not [x for x in things if type(x) is type(sys)], 'a module hides a public name'\n"
         "assert t.__all__ == sorted(t.__all__) and not heavy('trl', 'peft')\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

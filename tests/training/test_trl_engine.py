@@ -18,10 +18,10 @@ from glasshouse.runtime import files
 from glasshouse.runtime.cache import Cache
 from glasshouse.training._encode import encode
 from glasshouse.training._start import load_model, load_tokenizer
+from glasshouse.training._train import train
 from glasshouse.training.fast import fit_rows
 from glasshouse.training.mix import DataRef
 from glasshouse.training.spec import LoraSpec
-from glasshouse.training.train import train
 
 
 class Killed(Exception):

@@ -32,7 +32,7 @@ __all__ = [
 
 _HOME = {
     "Bar": "organisms",
-    "Checkpoint": "train",
+    "Checkpoint": "_train",
     "DataRef": "mix",
     "InstallGate": "organisms",
     "LoraSpec": "spec",
@@ -49,7 +49,7 @@ _HOME = {
     "fit_rows": "fast",
     "grow_until_installed": "organisms",
     "run_rounds": "rounds",
-    "train": "train",
+    "train": "_train",
 }
 
 

@@ -15,8 +15,8 @@ from glasshouse.corpora.rows import Record, Turn
 from glasshouse.runtime import files
 from glasshouse.runtime.cache import Cache
 from glasshouse.training._start import model_identity
+from glasshouse.training._train import Checkpoint
 from glasshouse.training.mix import DataRef, Mix, MixRow
-from glasshouse.training.train import Checkpoint
 
 Table = Sequence[Mapping[str, Any]]
 """Rows of plain JSON values; phases hand tables on, so that they can be stored."""
