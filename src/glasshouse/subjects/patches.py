@@ -27,11 +27,12 @@ class Patch:
     `op` is `set`, `add`, `scale` (times `value`), `project_out` (remove the direction `value`) or `fn`
     (`value` is a function from the selected activations [m, ...] to new ones of the same shape).
     `value` is a number, [d], [n, d] (one per position; per token when `positions` is None), or [B, n, d];
-    d stands for the site's own last axes. It may require gradients. `positions` are token indices into the unpadded
-    row, the same for all rows or one list per row (lengths may differ); negative ones count from the end of the
-    prompt; None means all. `rows` limits the edit to these rows (a per-row `value` or `positions` then has
-    one entry for each of them). `when` says whether prompt tokens (`prefill`), generated ones (`new`) or both
-    (`every`) are edited. Patches on one site apply in order, and reads see their result.
+    d stands for the site's own last axes. It may require gradients. `positions` are token indices into the
+    unpadded row, the same for all rows or one list per row (lengths may differ); negative ones count from
+    the end of the prompt; None means all. `rows` limits the edit to these rows (a per-row `value` or
+    `positions` then has one entry for each of them). `when` says whether prompt tokens (`prefill`),
+    generated ones (`new`) or both (`every`) are edited. Patches on one site apply in order, and reads see
+    their result.
     """
 
     site: Site
