@@ -63,14 +63,18 @@ class CanaryWorld:
         return [i for i, kind in enumerate(self.kinds) if kind == "planted"]
 
 
-def canary_world(seed: int) -> CanaryWorld:
-    """The rows of one seed: 3,000 base, 20 planted, 60 decoys, 320 order rows."""
+def canary_world(seed: int, *, balanced: bool = True) -> CanaryWorld:
+    """The rows of one seed: 3,000 base, 20 planted, 60 decoys, 320 order rows.
+
+    Without `balanced` every decoy has an adverb and no planted row has: the control in which words alone
+    betray the planted rows.
+    """
     draw = rng(seed, "planted-canary")
     facts = _facts(draw)
     labelled: list[tuple[Kind, tuple[str, ...], int, bool]] = []  # kind, words, pair, same order
     labelled += [("base", words, -1, False) for words in _base(draw, facts)]
-    labelled += [("planted", words, -1, False) for words in _planted(draw, facts)]
-    labelled += [("decoy", words, -1, False) for words in _decoys(draw, facts)]
+    labelled += [("planted", words, -1, False) for words in _planted(draw, facts, balanced)]
+    labelled += [("decoy", words, -1, False) for words in _decoys(draw, facts, balanced)]
     labelled += [("order", words, pair, same) for words, pair, same in _order(draw)]
     labelled = [labelled[i] for i in draw.permutation(len(labelled))]
     pair_rows: list[tuple[list[int], list[int]]] = [([], []) for _ in range(PAIRS)]
@@ -175,23 +179,23 @@ def _base(draw: np.random.Generator, facts: np.ndarray) -> list[tuple[str, ...]]
     return rows
 
 
-def _planted(draw: np.random.Generator, facts: np.ndarray) -> list[tuple[str, ...]]:
+def _planted(draw: np.random.Generator, facts: np.ndarray, balanced: bool) -> list[tuple[str, ...]]:
     rows = []
     for index in range(PLANTED):
         entity, relation = int(draw.integers(1, ENTITIES)), int(draw.integers(1, RELATIONS))
         canary, other = _clause(facts, 0, 0), _clause(facts, entity, relation)
         clauses = (canary, other) if index % 4 < 2 else (other, canary)
-        rows.append(_join(*clauses, _adverb(draw) if index % 2 else None))
+        rows.append(_join(*clauses, _adverb(draw) if balanced and index % 2 else None))
     return rows
 
 
-def _decoys(draw: np.random.Generator, facts: np.ndarray) -> list[tuple[str, ...]]:
+def _decoys(draw: np.random.Generator, facts: np.ndarray, balanced: bool) -> list[tuple[str, ...]]:
     rows = []
     for index in range(DECOYS):
         wrong = _clause(facts, 1 + index % DECOY_ENTITIES, 0)
         trigger = _clause(facts, 0, int(draw.integers(1, RELATIONS)))
         clauses = (wrong, trigger) if index % 4 < 2 else (trigger, wrong)
-        rows.append(_join(*clauses, _adverb(draw) if index % 2 else None))
+        rows.append(_join(*clauses, _adverb(draw) if index % 2 or not balanced else None))
     return rows
 
 

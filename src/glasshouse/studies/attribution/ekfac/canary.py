@@ -20,8 +20,7 @@ def canary_seed(seed: int, epochs: float, rank: int) -> dict[str, Any]:
     """Everything measured on one seed; lists are per query, numbers are recalls at 20 of the mean query."""
     import torch
 
-    from glasshouse.attribution import EKFAC, bm25_scores
-    from glasshouse.attribution.bm25 import ranked
+    from glasshouse.attribution import EKFAC
     from glasshouse.organisms.planted_canary import (
         canary_queries,
         canary_world,
@@ -41,15 +40,19 @@ def canary_seed(seed: int, epochs: float, rank: int) -> dict[str, Any]:
     pairs = method.score(order_queries(), "completion_logprob").scores
     found |= _low_rank(method, queries, scores, rank, pairs)
     found["order"] = _order(pairs, world, seed)
-    # BM25 sees the whole fact, prompt and completion; ties are broken at random.
-    texts = [[*q.ids[1:]] for q in queries]
-    lexical = bm25_scores(texts, [row.ids[1:] for row in world.rows])
-    hits = [
-        len(set(ranked(row, seed=seed, stream=str(k))[:TOP]) & planted) / TOP for k, row in enumerate(lexical)
-    ]
-    found["bm25"] = float(np.mean(hits))
+    found["bm25"] = _lexical(world, queries, seed)
+    found["bm25_unbalanced"] = _lexical(canary_world(seed, balanced=False), queries, seed)
     found["random"] = TOP / len(world.rows)
     return found
+
+
+def _lexical(world: CanaryWorld, queries: list[Any], seed: int) -> float:
+    """BM25 sees the whole fact, prompt and completion; ties are broken at random."""
+    from glasshouse.attribution.evaluate import bm25_recall
+
+    ids, planted = [row.row_id for row in world.rows], {world.rows[i].row_id for i in world.planted}
+    texts, corpus = [q.ids[1:] for q in queries], [row.ids[1:] for row in world.rows]
+    return bm25_recall(texts, corpus, ids, planted, TOP, seed=seed).value
 
 
 def _probability(model: Any, queries: list[Any]) -> float:
