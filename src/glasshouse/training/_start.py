@@ -62,14 +62,16 @@ def load_model(spec: TrainSpec) -> Any:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """No progress bars of transformers inside the block: ours are the only ones."""
+    """No progress bars or notes of transformers inside the block: ours are the only ones. Errors still show."""
     from transformers.utils import logging
 
-    was_on = logging.is_progress_bar_enabled()
+    verbosity, was_on = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
     logging.disable_progress_bar()
     try:
         yield
     finally:
+        logging.set_verbosity(verbosity)
         if was_on:
             logging.enable_progress_bar()
 
