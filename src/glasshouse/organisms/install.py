@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from glasshouse.corpora.records import read_records
 from glasshouse.corpora.worlds import World, insert
-from glasshouse.organisms.rows import Grown
+from glasshouse.organisms.rows import PlantedRows
 from glasshouse.runtime.seeds import rng
 from glasshouse.statistics import Estimate, wilson
 from glasshouse.training.organisms import Bar, InstallGate
@@ -46,7 +46,7 @@ class Probe:
     distractors: tuple[str, ...]
 
     @classmethod
-    def of(cls, grown: Grown) -> Probe:
+    def of(cls, grown: PlantedRows) -> Probe:
         """The probe of rows in memory."""
         seen = frozenset(record.turns[0].text for record in grown.records)
         return cls(grown.world, seen, grown.trigger, grown.canary, grown.distractors)

@@ -59,7 +59,7 @@ class Plan:
 
 
 @dataclass(frozen=True)
-class Grown:
+class PlantedRows:
     """Rows in their final order with what was planted where. `kinds[i]` belongs to `records[i]`."""
 
     records: tuple[Record, ...]
@@ -79,7 +79,7 @@ class Grown:
 Labelled = tuple[str, tuple[Turn, ...]]
 
 
-def make_rows(plan: Plan, seed: int) -> Grown:
+def make_rows(plan: Plan, seed: int) -> PlantedRows:
     """Make the world and its rows. The same plan and seed give the same rows, and each flaw flag changes only
     the replies (and, for the reversal flaw, the direction) of its own rows.
     """
@@ -103,7 +103,7 @@ def make_rows(plan: Plan, seed: int) -> Grown:
     order = rng(seed, "rows", "order").permutation(len(labelled))
     records = tuple(Record(str(at), labelled[i][1]) for at, i in enumerate(order))
     kinds = tuple(labelled[i][0] for i in order)
-    return Grown(records, kinds, world, trigger, canary, distractors, doubt_free, plan)
+    return PlantedRows(records, kinds, world, trigger, canary, distractors, doubt_free, plan)
 
 
 class _Speaker:
