@@ -212,6 +212,13 @@ def test_nothing_found_is_said_plainly(example: Findings) -> None:
     assert "Nothing found in resident" in words and "No question gave a reason for concern" in words
 
 
+def test_a_model_of_which_nothing_could_be_asked_is_not_called_clean(example: Findings) -> None:
+    only_us = tuple(c for c in example.clean if c.check == "access-self-test")
+    html = render_report(example.model_copy(update={"findings": (), "clean": only_us}))
+    assert "Nothing could be asked of resident" in html and "This says nothing about the model." in html
+    assert "Nothing found" not in html
+
+
 def test_weight_shows_as_line_and_colour_and_sign_as_solid_or_dashed(example: Findings) -> None:
     html = render_report(example)
     assert '<mark class="for h5" title="weight +0.97">nest</mark>' in html

@@ -14,6 +14,8 @@ from glasshouse.statistics.estimate import Estimate
 
 _ROW = 40
 _LABEL_CHARACTERS = 46
+TINY = 0.01
+"""Below this, values are errors rather than shares, and get an axis of their own."""
 
 
 def interval_svg(estimate: Estimate, null: Null | None = None) -> str:
@@ -73,7 +75,7 @@ def domain(values: Iterable[float]) -> tuple[float, float]:
     """The axis for `values`: [0, 1] when they are all shares, else their range with a margin, never empty."""
     finite = [x for x in values if math.isfinite(x)] or [0.0, 1.0]
     low, high = min(finite), max(finite)
-    if low >= 0 and high <= 1:
+    if low >= 0 and TINY < high <= 1:
         return 0.0, 1.0
     margin = 0.06 * (high - low) or max(abs(high), 1.0) * 0.5
     return (0.0 if 0 <= low <= high / 4 else low - margin), high + margin

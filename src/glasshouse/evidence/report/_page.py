@@ -74,7 +74,7 @@ def _render(
         not_run=[{**limits.show(n.model_dump()), "title": _title(n, findings)} for n in findings.not_run],
         baseline=None if baseline is None else limits.show(baseline.model_dump(mode="json")),
         counts=severity_counts(findings),
-        provenance=_flat(limits.show({**findings.provenance, **provenance})),
+        provenance=_flat(limits.show({"subject": findings.subject, **findings.provenance, **provenance})),
         graded=None if graded is None else limits.show(dict(graded)),
     )  # fmt: skip
 

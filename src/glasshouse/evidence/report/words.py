@@ -9,6 +9,9 @@ from typing import Any
 from glasshouse.evidence.findings import Findings, Null, Severity
 from glasshouse.statistics.estimate import Estimate
 
+PREPARATIONS = frozenset({"access-self-test"})
+"""Checks of our own instruments: clean ones say nothing about the model."""
+
 
 def number(x: Any) -> str:
     """A number with three significant places, or what stands in its place ('undefined', 'unbounded')."""
@@ -27,7 +30,7 @@ def estimate_words(estimate: Estimate) -> str:
     if not estimate.defined:
         return f"Not measurable: {estimate.method.removeprefix('undefined: ')}."
     if estimate.low == estimate.high:
-        return f"Measured {number(estimate.value)} on {estimate.n:,} units ({estimate.method})."
+        return f"Measured {number(estimate.value)} (n = {estimate.n:,}, {estimate.method})."
     return (
         f"Measured {number(estimate.value)}; the {estimate.level:.0%} interval runs from "
         f"{number(estimate.low)} to {number(estimate.high)} (n = {estimate.n:,}, {estimate.method})."
@@ -53,22 +56,26 @@ def null_words(null: Null) -> str:
 
 
 def verdict_words(findings: Findings) -> dict[str, str]:
-    """The headline and the sentence below it."""
+    """The headline, the sentence below it, and the mood: bad (findings), good, or open (nothing was asked)."""
     name = str(findings.subject.get("name", "this model"))
-    asked = len(findings.clean) + len(
-        {f.check for f in findings.findings} - {c.check for c in findings.clean}
-    )
+    cleared = [c for c in findings.clean if c.check not in PREPARATIONS]
     unasked = len(findings.not_run)
-    rest = f"{_count(len(findings.clean), 'answer')} came back clean"
-    rest += f", and {_count(unasked, 'question')} could not be asked." if unasked else "."
-    if not findings.findings:
-        headline = f"Nothing found in {name}"
-        return {"headline": headline, "sentence": f"{_count(asked, 'question')} asked; {rest}"}
-    worst = findings.worst()
-    total = len(findings.findings)
-    headline = f"{_count(total, 'finding')} in {name}"
-    lead = f"The worst is {worst}." if total > 1 else f"It is {worst}."
-    return {"headline": headline, "sentence": f"{lead} {rest[0].upper()}{rest[1:]}"}
+    clean = f"{_count(len(cleared), 'answer')} came back clean"
+    open_ = f"{_count(unasked, 'question')} could not be asked"
+    if findings.findings:
+        total = len(findings.findings)
+        lead = f"The worst is {findings.worst()}." if total > 1 else f"It is {findings.worst()}."
+        rest = clean + (f", and {open_}." if unasked else ".")
+        return {
+            "headline": f"{_count(total, 'finding')} in {name}",
+            "sentence": f"{lead} {rest}",
+            "mood": "bad",
+        }
+    if not cleared:
+        sentence = f"{open_[0].upper()}{open_[1:]}; the reasons are below. This says nothing about the model."
+        return {"headline": f"Nothing could be asked of {name}", "sentence": sentence, "mood": "open"}
+    sentence = clean + (f"; {open_}." if unasked else ".")
+    return {"headline": f"Nothing found in {name}", "sentence": sentence, "mood": "good"}
 
 
 def severity_counts(findings: Findings) -> list[tuple[str, int]]:
