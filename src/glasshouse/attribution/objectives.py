@@ -48,14 +48,19 @@ class Objective(Protocol):
 
 @dataclass(frozen=True)
 class TokenLoss:
-    """Next-token cross-entropy, summed over the labelled tokens of a row."""
+    """Next-token cross-entropy, summed over the labelled tokens of a row.
+
+    `all_positions` sends every position through the LM head: needed where the head itself is tracked, whose
+    inputs must not depend on which rows share a batch.
+    """
 
     name: str = "token_cross_entropy"
+    all_positions: bool = False
 
     def outputs(self, model: nn.Module, batch: Batch) -> Tensor:
         """Logits [B, K, V] at the K positions that predict a labelled token in any row."""
         assert isinstance(batch, TokenBatch)
-        return _token_logits(model, batch)
+        return _token_logits(model, batch, all_positions=self.all_positions)
 
     def loss(self, outputs: Tensor, batch: Batch) -> Tensor:
         """Summed cross-entropy, `[B]` in nats."""
@@ -210,7 +215,7 @@ def _repeat(batch: Batch) -> Batch:
     return TokenBatch(*(part.repeat(2, 1) for part in parts), names)
 
 
-def _token_logits(model: nn.Module, batch: TokenBatch) -> Tensor:
+def _token_logits(model: nn.Module, batch: TokenBatch, *, all_positions: bool = False) -> Tensor:
     """Logits [B, K, V] at `_kept(batch)`; only these go through the LM head where the model allows it."""
     accepted = inspect.signature(model.forward).parameters
     kept = _kept(batch)
@@ -222,7 +227,7 @@ def _token_logits(model: nn.Module, batch: TokenBatch) -> Tensor:
     if "position_ids" not in accepted:
         inputs.pop("position_ids")
     inputs |= {"use_cache": False} if "use_cache" in accepted else {}
-    if "logits_to_keep" in accepted and len(kept) < 0.9 * batch.input_ids.shape[1]:
+    if not all_positions and "logits_to_keep" in accepted and len(kept) < 0.9 * batch.input_ids.shape[1]:
         return _tensor(model(**inputs, logits_to_keep=kept))
     logits = _tensor(model(**inputs))
     contiguous = len(kept) == int(kept[-1]) - int(kept[0]) + 1

@@ -174,7 +174,9 @@ def as_units(data: Any, *, tokenizer: Any = None, loss_on: str = "auto") -> Unit
         from glasshouse.corpora.tokens import encode_records
 
         return TokenUnits(encode_records(tokenizer, rows, loss_on=loss_on), pad_id=_pad_id(tokenizer))
-    kind = type(rows[0]).__name__ if rows else "nothing"
+    if not rows:
+        raise InputError("there are no rows to attribute to", fix="give at least one row")
+    kind = type(rows[0]).__name__
     raise InputError(
         f"cannot attribute to rows of type {kind}", fix="give TokenRows, Records or (inputs, targets)"
     )

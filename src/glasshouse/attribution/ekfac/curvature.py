@@ -87,7 +87,8 @@ def eigenbasis(matrix: Tensor, where: str) -> tuple[Tensor, Tensor]:
         values, vectors = torch.linalg.eigh((double + double.T) / 2)
     except RuntimeError as error:
         raise NumericalError(f"its eigendecomposition failed ({error})", where=where) from error
-    return values.clamp_min(0).float(), vectors.float()
+    # Contiguous, so that factors read back from disk go through the very same kernels.
+    return values.clamp_min(0).float(), vectors.float().contiguous()
 
 
 def check_damping(value: float | str) -> None:

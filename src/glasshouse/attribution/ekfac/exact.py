@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call, jvp, vjp, vmap
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from glasshouse.attribution.objectives import ClassLoss, Objective, SquaredLoss, TokenLoss
 from glasshouse.attribution.units import Batch, Units
@@ -51,9 +52,10 @@ class GaussNewton:
     def __call__(self, v: Vector) -> Vector:
         """`(G + damping) v` for v [R, out, in] per module."""
         total = {name: part * self.damping[name] for name, part in v.items()}
-        for batch in self._batches:
-            for name, part in self._product(batch, v).items():
-                total[name] = total[name] + part / len(self.units)
+        with sdpa_kernel(SDPBackend.MATH):  # the fused kernels have no forward derivative
+            for batch in self._batches:
+                for name, part in self._product(batch, v).items():
+                    total[name] = total[name] + part / len(self.units)
         return total
 
     def _product(self, batch: Batch, v: Vector) -> Vector:

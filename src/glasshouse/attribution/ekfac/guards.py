@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from glasshouse.attribution.ekfac.passes import Job, layer_gradients, steps
 from glasshouse.attribution.objectives import BUILT_IN
+from glasshouse.attribution.units import TensorUnits
 from glasshouse.corpora.rows import TokenBatch
 from glasshouse.runtime.errors import InputError, NumericalError, UntrackedModuleError
 from glasshouse.subjects.capture import TrackedModule, describe_modules
@@ -69,6 +70,13 @@ def select_modules(model: nn.Module, modules: str | Sequence[str]) -> list[Track
     return kept
 
 
+def tracks_head(model: nn.Module, names: Sequence[str]) -> bool:
+    """True when the LM head is among the tracked modules."""
+    find = getattr(model, "get_output_embeddings", None)
+    head = find() if callable(find) else None
+    return head is not None and any(model.get_submodule(name) is head for name in names)
+
+
 def check_dtype(model: nn.Module) -> None:
     """Refuse float16: gradients of single rows under- and overflow without loss scaling."""
     halves = [name for name, p in model.named_parameters() if p.dtype == torch.float16]
@@ -84,7 +92,10 @@ def check_bf16(job: Job) -> None:
     if all(p.dtype != torch.bfloat16 for p in job.model.parameters()):
         return
     rows = range(min(BF16_ROWS, len(job.units)))
-    reference = replace(job, model=copy.deepcopy(job.model).float())
+    units = job.units
+    if isinstance(units, TensorUnits) and units.inputs.is_floating_point():
+        units = TensorUnits(units.inputs.float(), units.targets, units.ids)
+    reference = replace(job, model=copy.deepcopy(job.model).float(), units=units)
     half, full = (_products(each, rows) for each in (job, reference))
     pearson = float(torch.corrcoef(torch.stack([half, full]))[0, 1])
     if not pearson >= BF16_LEAST:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -19,6 +20,7 @@ from glasshouse.attribution.objectives import (
     BUILT_IN,
     Measurement,
     Objective,
+    TokenLoss,
     check_sums,
     default_objective,
     measure,
@@ -278,6 +280,8 @@ class EKFAC:
         self.train_ = as_units(train_data, tokenizer=self._tokenizer)
         self.model_hash_ = guards.model_hash(subject)
         self.objective_ = objective or default_objective(self.train_.batch([0]))
+        if isinstance(self.objective_, TokenLoss) and guards.tracks_head(self.model_, self.names_):
+            self.objective_ = replace(self.objective_, all_positions=True)
         self._check_reduction(self.objective_, self.train_, "the training loss")
 
     def _check_reduction(self, f: Any, units: Units, what: str) -> None:
