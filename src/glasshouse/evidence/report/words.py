@@ -56,7 +56,7 @@ def null_words(null: Null) -> str:
 
 
 def verdict_words(findings: Findings) -> dict[str, str]:
-    """The headline, the sentence below it, and the mood: bad (findings), good, or open (nothing was asked)."""
+    """The headline, the sentence below it, and the mood: bad, good, or open (nothing was asked)."""
     name = str(findings.subject.get("name", "this model"))
     cleared = [c for c in findings.clean if c.check not in PREPARATIONS]
     unasked = len(findings.not_run)
