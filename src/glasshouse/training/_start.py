@@ -62,7 +62,7 @@ def load_model(spec: TrainSpec) -> Any:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """No progress bars or notes of transformers inside the block: ours are the only ones. Errors still show."""
+    """No progress bars or notes of transformers inside the block, only its errors: we show our own."""
     from transformers.utils import logging
 
     verbosity, was_on = logging.get_verbosity(), logging.is_progress_bar_enabled()
