@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import subprocess
@@ -100,6 +101,19 @@ def test_a_bug_never_looks_like_findings(capsys: pytest.CaptureFixture[str]) -> 
     assert cli._unexpected(TypeError("oops")) == 2
     said = capsys.readouterr().err
     assert "TypeError: oops" in said and said.strip().endswith("please report it.")
+
+
+def test_a_full_disk_is_one_sentence(capsys: pytest.CaptureFixture[str], monkeypatch, elsewhere) -> None:
+    from glasshouse.runtime import files
+
+    def full(stage: str, path: Path) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", "somewhere")
+
+    monkeypatch.setattr(files, "fault_hook", full)
+    (elsewhere / "suite.json").write_text('{"prompts": ["a"]}')
+    assert cli.run(["audit", "--suite", "suite.json"]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("somewhere: No space left on device; make room") and "Traceback" not in said
 
 
 def test_main_exits_with_the_code(capsys: pytest.CaptureFixture[str]) -> None:

@@ -5,6 +5,7 @@ Exit codes: 0 nothing to report, 1 findings (or a failing claim), 2 could not ru
 
 from __future__ import annotations
 
+import errno
 import importlib
 import sys
 import traceback
@@ -18,6 +19,8 @@ from glasshouse import __version__
 from glasshouse.runtime.errors import EXIT_CODE, GlasshouseError
 
 COMMAND_GROUPS = ("audit", "trace", "grow", "study", "ledger", "listing", "doctor", "cache")
+
+MACHINE_REFUSES = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM})
 
 HELP = """
 A workbench for alignment science: what does a model do, which data made it so, and how sure are we?
@@ -52,6 +55,8 @@ def run(arguments: Sequence[str] | None = None) -> int:
         return complain("Interrupted; the same command resumes where it stopped.", 130)
     except typer.Exit as stop:
         return stop.exit_code
+    except OSError as error:
+        return _refused(error) if error.errno in MACHINE_REFUSES else _unexpected(error)
     except Exception as error:
         return _unexpected(error)
 
@@ -89,6 +94,14 @@ def _top(
     ] = False,
 ) -> None:
     """Nothing happens above the commands; the help text is the application's."""
+
+
+def _refused(error: OSError) -> int:
+    """The machine's own no (disk full, no permission) is not a bug; the stored steps are kept."""
+    where = f"{error.filename}: " if error.filename else ""
+    return complain(
+        f"{where}{error.strerror}; make room or give another place, and run the same command again."
+    )
 
 
 def _unexpected(error: Exception) -> int:
