@@ -29,7 +29,9 @@ def tiny_llama(seed: int = 0) -> nn.Module:
 
 def tiny_conv() -> nn.Module:
     torch.manual_seed(0)
-    return nn.Sequential(nn.Conv2d(1, 3, 3, stride=2, padding=1), nn.ReLU(), nn.Flatten(), nn.Linear(12, 3)).eval()
+    return nn.Sequential(
+        nn.Conv2d(1, 3, 3, stride=2, padding=1), nn.ReLU(), nn.Flatten(), nn.Linear(12, 3)
+    ).eval()
 
 
 def token_rows(n: int = 9, seed: int = 0, prompt: int = 2) -> list[TokenRow]:

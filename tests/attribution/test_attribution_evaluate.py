@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from attribution_models import tiny_gpt2, token_rows
 from torch import nn
 
-from attribution_models import tiny_gpt2, token_rows
 from glasshouse.attribution import EKFAC, ScoreTable, TensorUnits, TokenUnits, bm25_filter, bm25_scores
 from glasshouse.attribution.ekfac import (
     GaussNewton,
@@ -37,7 +37,9 @@ from glasshouse.runtime.errors import InputError, NumericalError, StaleError
 
 def table(scores: np.ndarray) -> ScoreTable:
     q, n = scores.shape
-    return ScoreTable(scores, tuple(f"q{i}" for i in range(q)), tuple(f"r{i}" for i in range(n)), {"n_train": n})
+    return ScoreTable(
+        scores, tuple(f"q{i}" for i in range(q)), tuple(f"r{i}" for i in range(n)), {"n_train": n}
+    )
 
 
 def additive(effects: np.ndarray, noise: float = 0.0):
@@ -155,12 +157,17 @@ def test_gauss_newton_is_the_expected_outer_product_of_sampled_gradients(kind: s
         model, objective, labels = tiny_gpt2(n_layer=1, n_embd=4), TokenLoss(), range(23)
         units = TokenUnits([TokenRow((3, 5, 7), (-100, -100, 7), "a"), TokenRow((9, 2), (-100, 2), "b")])
         variants = [
-            TokenUnits([TokenRow(r.ids, (*[-100] * (len(r) - 1), y), r.row_id) for r in units.rows]) for y in labels
+            TokenUnits([TokenRow(r.ids, (*[-100] * (len(r) - 1), y), r.row_id) for r in units.rows])
+            for y in labels
         ]
-        p = torch.stack([torch.softmax(model(torch.tensor([r.ids[:-1]])).logits[0, -1], 0) for r in units.rows])
+        with torch.no_grad():
+            logits = [model(torch.tensor([r.ids[:-1]])).logits[0, -1] for r in units.rows]
+        p = torch.softmax(torch.stack(logits), 1)
     method = EKFAC("identity", label_mode="empirical").fit(model, units, objective=objective)
     flat = [
-        torch.cat([v.flatten(1) for v in layer_gradients(method._job(u, objective), range(len(u))).values()], 1)
+        torch.cat(
+            [v.flatten(1) for v in layer_gradients(method._job(u, objective), range(len(u))).values()], 1
+        )
         for u in variants
     ]
     expected = sum(torch.einsum("n,na,nb->ab", p[:, y], flat[y], flat[y]) for y in labels) / len(units)
@@ -176,7 +183,9 @@ def test_cg_and_lissa_solve_the_same_system(mlp, classes) -> None:
     shapes = {m.name: (m.out_features, m.in_features) for m in method.tracked_}
     g = torch.Generator().manual_seed(0)
     b = {name: torch.randn(2, o, i, generator=g) for name, (o, i) in shapes.items()}
-    exact = torch.linalg.solve(dense(operator, shapes).double(), torch.cat([v.flatten(1) for v in b.values()], 1).T.double()).T
+    exact = torch.linalg.solve(
+        dense(operator, shapes).double(), torch.cat([v.flatten(1) for v in b.values()], 1).T.double()
+    ).T
     cg = conjugate_gradient(operator, b, iterations=100, tolerance=1e-6)
     steps = lissa(operator, b, scale=6.0, iterations=150)
     for solved in (cg, steps):

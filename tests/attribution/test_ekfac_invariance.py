@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-
 from attribution_models import tiny_gpt2, tiny_llama, token_rows
+
 from glasshouse.attribution import EKFAC, ScoreTable, TokenUnits
 from glasshouse.attribution.ekfac.contract import low_rank, row_scores
 from glasshouse.runtime import files
@@ -125,7 +125,7 @@ class Killed(BaseException):
 
 
 def test_a_fault_at_any_write_resumes_to_the_same_bytes(tmp_path: Path, monkeypatch) -> None:
-    """Kill before and after every durable write of a fit and a score pass; each time the rerun equals the calm run."""
+    """Kill at every durable write of a fit and a score pass; each time the rerun equals the calm run."""
     model, rows = tiny_gpt2(n_layer=1), token_rows(8)
 
     def trace(folder: Path) -> np.ndarray:

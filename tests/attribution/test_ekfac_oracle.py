@@ -1,7 +1,7 @@
 """Scores against brute force: materialised per-row gradients from torch.func, and dense inverses.
 
-A wrong transpose, a mean instead of a sum, padding that leaks, or a token-level square changes these numbers by
-far more than float32 rounding, which is what the tolerances allow.
+A wrong transpose, a mean instead of a sum, padding that leaks, or a token-level square changes these
+numbers by far more than float32 rounding, which is what the tolerances allow.
 """
 
 from __future__ import annotations
@@ -9,11 +9,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from attribution_models import tiny_conv, tiny_gpt2, tiny_llama, token_rows
 from scipy.stats import spearmanr
 from torch import nn
 from torch.func import functional_call, grad, vmap
 
-from attribution_models import tiny_conv, tiny_gpt2, tiny_llama, token_rows
 from glasshouse.attribution import EKFAC
 from glasshouse.attribution.ekfac.curvature import Factor
 from glasshouse.attribution.ekfac.passes import layer_gradients
@@ -69,8 +69,10 @@ def test_scores_equal_the_formula_on_materialised_gradients(name: str, strategy:
         else:
             Qa, Qs = factor.Qa.double(), factor.Qs.double()
             rotated = Qs.T @ rows @ Qa
-            Lambda = rotated.square().mean(0) if strategy == "ekfac" else torch.outer(
-                factor.extra["ls"].double(), factor.extra["la"].double()
+            Lambda = (
+                rotated.square().mean(0)
+                if strategy == "ekfac"
+                else torch.outer(factor.extra["ls"].double(), factor.extra["la"].double())
             )
             inverse = Qs @ (rotated[[0, 2, 3]] / (Lambda + 0.1 * Lambda.mean())) @ Qa.T
         part = -(inverse.flatten(1) @ rows.flatten(1).T) / len(units)
@@ -175,21 +177,16 @@ def test_linear_layer_against_the_dense_inverse(loss: str, seed: int) -> None:
 def test_whitened_linear_regression_is_exact() -> None:
     """[ekfac/t1c] Bias-free linear regression on whitened inputs: equal to the dense inverse to 1e-5.
 
-    There G = I (x) E[x x^T] = I, so Lambda in expectation over the sampled noise is exact; with a finite sample
-    Lambda is not, hence absolute damping and K-FAC's product form carry the statement for the full expectation.
+    G = H (x) E[x x^T] is then a Kronecker product; Lambda is its expectation over the noise.
     """
     g = torch.Generator().manual_seed(0)
     X = torch.linalg.qr(torch.randn(200, 20, generator=g))[0] * 200**0.5
     y = torch.randn(200, 1, generator=g)
     model = nn.Linear(20, 1, bias=False)
-    noise_free = EKFAC("kfac", damping=0.1).fit(model, (X, y))
-    residual = (model(X) - y).detach()
-    scale = float(noise_free.factors_[""].extra["ls"])
-    L = (residual * X).double()
-    G = X.double().T @ X.double() / 200 * scale + 0.1 * torch.eye(20, dtype=torch.float64)
-    dense = -(L[:10] @ torch.linalg.solve(G, L.T)) / 200
-    scores = noise_free.score((X[:10], y[:10]), "loss").scores
-    np.testing.assert_allclose(scores, dense, atol=1e-5 * float(dense.abs().max()))
+    method = with_exact_lambda(EKFAC(damping=0.1).fit(model, (X, y)), model, X, y)
+    dense = dense_influence(model, X, y, 0.1, 10)
+    scores = method.score((X[:10], y[:10]), "loss").scores
+    np.testing.assert_allclose(scores, dense, atol=1e-5 * float(np.abs(dense).max()))
 
 
 def test_upweighting_a_helpful_row_raises_the_measurement(mlp: nn.Module, classes) -> None:
@@ -220,5 +217,7 @@ def test_kronfluence_convention_is_the_negative_times_n(mlp: nn.Module, classes)
     table = EKFAC("identity").fit(mlp, classes).score((classes[0][:2], classes[1][:2]), "loss")
     theirs = table.to_kronfluence()
     assert theirs[0, 0] > 0  # grad f . grad loss of the same row with itself
-    back = ScoreTable.from_kronfluence(theirs, n_train=24, query_ids=table.query_ids, train_ids=table.train_ids)
+    back = ScoreTable.from_kronfluence(
+        theirs, n_train=24, query_ids=table.query_ids, train_ids=table.train_ids
+    )
     np.testing.assert_allclose(back.scores, table.scores, rtol=1e-6)

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from attribution_models import tiny_gpt2, token_rows
 from torch import nn
 
-from attribution_models import tiny_gpt2, token_rows
 from glasshouse.attribution import EKFAC, TensorUnits
 from glasshouse.corpora.rows import IGNORE, TokenRow
 from glasshouse.runtime.errors import (
@@ -73,7 +73,10 @@ def test_nan_names_module_batch_and_token() -> None:
             bad = (input_ids == 22).unsqueeze(-1)
             return torch.nan_to_num(self.second(torch.where(bad, torch.full_like(h, float("nan")), h)))
 
-    rows = [TokenRow((1, 2, 3, 4), (IGNORE, 2, 3, 4), "fine"), TokenRow((1, 2, 22, 4), (IGNORE, 2, 22, 4), "bad")]
+    rows = [
+        TokenRow((1, 2, 3, 4), (IGNORE, 2, 3, 4), "fine"),
+        TokenRow((1, 2, 22, 4), (IGNORE, 2, 22, 4), "bad"),
+    ]
     with pytest.raises(NumericalError, match=r"row 'bad', token 2") as error:
         EKFAC(label_mode="empirical", batch_rows=1).fit(Poison(), rows)
     assert "'second'" in str(error.value) and "batch 1" in str(error.value)

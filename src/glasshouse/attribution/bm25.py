@@ -52,7 +52,7 @@ def bm25_scores(
 def bm25_filter(
     queries: Sequence[Any], corpus: Sequence[Any], *, keep: int = 10_000, seed: int = 0
 ) -> list[list[int]]:
-    """For each query the indices of the `keep` best documents, best first; ties are broken by a seeded draw."""
+    """For each query the indices of the `keep` best documents, best first; ties by a seeded draw."""
     return [
         ranked(row, seed=seed, stream=str(q))[:keep] for q, row in enumerate(bm25_scores(queries, corpus))
     ]

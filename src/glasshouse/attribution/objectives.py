@@ -117,7 +117,7 @@ class ClassLoss:
 
 @dataclass(frozen=True)
 class SquaredLoss:
-    """Half the summed squared error: the negative log-likelihood of unit Gaussian noise, so that G = J^T J."""
+    """Half the summed squared error: negative log-likelihood of unit Gaussian noise, so that G = J^T J."""
 
     name: str = "squared_error"
 
@@ -148,14 +148,14 @@ BUILT_IN = (TokenLoss, ClassLoss, SquaredLoss)
 
 
 def default_objective(batch: Batch) -> Objective:
-    """Token cross-entropy for token rows, cross-entropy for integer targets, half squared error for floats."""
+    """Cross-entropy for token rows and integer targets, half the squared error for float targets."""
     if isinstance(batch, TokenBatch):
         return TokenLoss()
     return SquaredLoss() if batch.targets.is_floating_point() else ClassLoss()
 
 
 def measure(name: str | Measurement, *, a: int | None = None, b: int | None = None) -> Measurement:
-    """A measurement by name: loss, completion_logprob, margin, logit, output, logprob_difference (needs a, b).
+    """A measurement by name: loss, completion_logprob, margin, logit, output, logprob_difference (a, b).
 
     On token rows each is summed over the labelled tokens; `margin` is log p - log(1 - p), computed as the
     label's logit minus the logsumexp of the others. Raises InputError for an unknown name.
@@ -244,7 +244,7 @@ def _tensor(output: Any) -> Tensor:
 
 
 def _uniform(seed: int, row_ids: Sequence[str], positions: Tensor) -> Tensor:
-    """Uniform draws in [0, 1) addressed by (seed, row id, position): the same in any batch, order or shard."""
+    """Uniform draws in [0, 1) addressed by (seed, row id, position): the same in any batch or order."""
     stream = derive(seed, "labels").to_bytes(8, "big")
     keys = [hashlib.blake2b(r.encode(), digest_size=8, key=stream).digest() for r in row_ids]
     rows = np.array([int.from_bytes(key, "big") for key in keys], dtype=np.uint64)[:, None]

@@ -28,7 +28,7 @@ class ScoreTable:
     """Scores `[Q, N]` (float32): the predicted change of measurement q when row n gets twice its weight.
 
     With `columns` set the table is sparse: `scores[q, j]` belongs to row `columns[q, j]`, best first.
-    `per_module[name]` are the parts `[Q, N]` of dense scores. `meta` names model, data, method and convention.
+    `per_module[name]` are the parts `[Q, N]` of dense scores. `meta` names model, data, method, sign.
     """
 
     scores: Floats
@@ -68,7 +68,7 @@ class ScoreTable:
         return [(self.train_ids[i], float(row[i])) for i in order]
 
     def group(self, labels: Sequence[str]) -> ScoreTable:
-        """Scores added up over rows with the same label (one label per row), labels in order of appearance."""
+        """Scores added up over rows with the same label (one label per row), in order of appearance."""
         if len(labels) != len(self.train_ids):
             raise InputError(f"{len(labels)} labels for {len(self.train_ids)} rows")
         names = tuple(dict.fromkeys(labels))
@@ -176,4 +176,5 @@ class ScoreTable:
         return f"<table><tr><th>query</th><th>row</th><th>score ({header})</th></tr>{cells}</table>"
 
     def __repr__(self) -> str:
-        return f"ScoreTable({len(self.query_ids)} queries x {len(self.train_ids)} rows, {json.dumps(self.meta)[:80]})"
+        size = f"{len(self.query_ids)} queries x {len(self.train_ids)} rows"
+        return f"ScoreTable({size}, {json.dumps(self.meta)[:80]})"

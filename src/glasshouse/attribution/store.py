@@ -1,8 +1,8 @@
 """Where fits and score passes keep their partial results: safetensors beside one manifest, in any folder.
 
-The folder may belong to a `glasshouse.runtime` run or be any path. A pass over data shards keeps one file with
-the running sum and the number of shards in it; because shards are added in order, a pass that was killed goes
-on with the very same float additions and repeats at most the shard it was in.
+The folder may belong to a `glasshouse.runtime` run or be any path. A pass over data shards keeps one file
+with the running sum and the number of shards in it; because shards are added in order, a pass that was
+killed goes on with the very same float additions and repeats at most the shard it was in.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """Scores of one module: query gradients [Q, out, in] against pairs (a, g), without storing layer gradients.
 
-`score[q, n] = sum_oi V_q G_n`, `G_n = sum_t g_t a_t^T`. With t tokens a row and Q > 1 queries it is cheaper to
-form each G_n once (t o i) and use one product (Q o i) than to contract tokens with every query (Q t o i).
+`score[q, n] = sum_oi V_q G_n`, `G_n = sum_t g_t a_t^T`. With t tokens a row and Q > 1 queries it is
+cheaper to form each G_n once (t o i) and use one product (Q o i) than to contract tokens
+with every query (Q t o i).
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ CHUNK_FLOATS = 1 << 23
 
 @dataclass(frozen=True)
 class Query:
-    """Preconditioned query gradients of one module: `full` [Q, o, i], or `left` [Q, o, k] times `right` [Q, k, i]."""
+    """One module's query gradients: `full` [Q, o, i], or `left` [Q, o, k] times `right` [Q, k, i]."""
 
     full: Tensor | None = None
     left: Tensor | None = None
@@ -49,7 +50,7 @@ class Query:
 
 
 def low_rank(V: Tensor, rank: int | None, *, method: str, seed: int) -> Query:
-    """The best (svd "full") or nearly best ("randomized") rank-k form of V [Q, o, i]; full where k >= min(o, i)."""
+    """The best ("full") or nearly best ("randomized") rank-k form of V [Q, o, i]; V if k >= min(o, i)."""
     if rank is None or rank >= min(V.shape[1:]):
         return Query(full=V)
     if method == "full":

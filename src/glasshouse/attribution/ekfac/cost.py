@@ -31,13 +31,17 @@ def cost(
     thick = [
         f if rank is None or rank >= min(s) else min(t, f) for t, f, s in zip(thin, full, shapes, strict=True)
     ]
+    t = T / N
+    there = [2 * queries * min(t * (o * o + i * i), float(o * i * (o + i))) for o, i in shapes]
+    back = [2 * min(T * (o * o + i * i), float(queries * o * i * (o + i))) for o, i in shapes]
+    preconditioning = sum(there) + sum(back) if has_basis else 0.0
     stored = [o * i if rank is None or rank >= min(o, i) else rank * (o + i) for o, i in shapes]
     return {
         # x^T x is symmetric, so half of it is enough.
         "covariance": passes + T * squares if has_basis else 0.0,
         "eigen": 9.0 * sum(o**3 + i**3 for o, i in shapes) if has_basis else 0.0,
         "lambda": passes + rotation + outer + 2 * P * N if has_lambda else 0.0,
-        "scores": passes + sum(thick),
+        "scores": passes * (N + queries) / N + preconditioning + sum(thick),
         "factor_bytes": 4.0 * (squares * has_basis + P * (strategy != "identity")),
         "query_bytes": 4.0 * queries * sum(stored),
     }

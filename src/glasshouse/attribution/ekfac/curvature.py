@@ -19,7 +19,7 @@ DAMPING_SHARE = 0.1
 
 @dataclass(frozen=True)
 class Factor:
-    """Curvature of one module: `Lambda` [out, in] in the basis `Qs` [out, out], `Qa` [in, in] (None: identity).
+    """Curvature of one module: `Lambda` [out, in] in the basis `Qs` [out, out], `Qa` [in, in] (None: I).
 
     With `Lambda` None the curvature is the identity and damping does not enter.
     """

@@ -1,7 +1,8 @@
 """The Gauss-Newton matrix itself, for small models: the slow oracles that EK-FAC approximates.
 
 `G = (1/N) sum_n J_n^T H_n J_n` over the tracked weights, with J the Jacobian of the outputs and H the Hessian
-of the loss in the outputs. Vectors are dictionaries of layer matrices `[R, out, in(+1)]`: R right sides at once.
+of the loss in the outputs. Vectors are dictionaries of layer matrices `[R, out, in(+1)]`,
+R right sides at once.
 """
 
 from __future__ import annotations
@@ -126,7 +127,8 @@ def conjugate_gradient(
     r, z = b, apply(b)
     p, rz = z, _dot(b, z)
     done = 0
-    for done in range(1, iterations + 1):
+    while done < iterations:
+        done += 1
         Ap = operator(p)
         alpha = rz / _dot(p, Ap).clamp_min(1e-30)
         x, r = _add(x, p, alpha), _add(r, Ap, -alpha)

@@ -51,7 +51,7 @@ def model_hash(subject: Any) -> str:
 
 
 def select_modules(model: nn.Module, modules: str | Sequence[str]) -> list[TrackedModule]:
-    """The modules to track. A frozen one beside trainable ones did not learn: left out, or refused if named."""
+    """The modules to track. Frozen ones beside trainable ones are left out, or refused if named."""
     chosen = [m for m in describe_modules(model, modules) if m.selected]
     if not any(p.requires_grad for p in model.parameters()):
         return chosen  # loaded for inference: nothing is marked trainable
@@ -100,7 +100,8 @@ def check_bf16(job: Job) -> None:
     pearson = float(torch.corrcoef(torch.stack([half, full]))[0, 1])
     if not pearson >= BF16_LEAST:
         raise NumericalError(
-            f"bfloat16 scores of {len(rows)} rows correlate only {pearson:.3f} with float32 (least {BF16_LEAST})",
+            f"bfloat16 scores of {len(rows)} rows correlate only {pearson:.3f} with float32 "
+            f"(least {BF16_LEAST})",
             where="model", fix="load it in float32, or pass force_bf16=True",
         )  # fmt: skip
 

@@ -204,7 +204,7 @@ class EKFAC:
         return self.explain(q, n, candidates=candidates).scores[0]
 
     def explain(self, q: int | str, n: int | str, *, candidates: Any = None) -> ScoreTable:
-        """Token by module parts of one pair: a table of one query over the tokens of row n, `per_module` set."""
+        """Token by module parts of one pair: one query over the tokens of row n, `per_module` set."""
         self._check_fitted()
         if not hasattr(self, "queries_"):
             raise InputError("there are no queries yet", fix="call score() first")
@@ -216,7 +216,7 @@ class EKFAC:
         return self._table([part], _Only(rows, at), plan, {"unit": "token", "row": rows.ids[at]}, queries)
 
     def cost(self, queries: int, train: Any = None) -> dict[str, float]:
-        """FLOPs of each stage and bytes of factors and queries, before anything is run. Needs `bind` or `fit`."""
+        """FLOPs of each stage, bytes of factors and queries, before anything runs. Needs `bind` or `fit`."""
         from glasshouse.attribution.ekfac.cost import cost
 
         rows = self.train_ if train is None else as_units(train, tokenizer=self._tokenizer)

@@ -64,7 +64,7 @@ def steps(job: Job, indices: Sequence[int]) -> Iterator[Step]:
 
 
 def covariance_shard(job: Job, indices: Sequence[int]) -> Tensors:
-    """`A/<module>` and `S/<module>`: upper triangles of the sums of a a^T and g g^T; `count/<module>` tokens."""
+    """`A/<module>` and `S/<module>`: upper triangles of sums of a a^T and g g^T; `count/<module>` tokens."""
     total: Tensors = {}
     for step in steps(job, indices):
         for name, pair in step.pairs.items():

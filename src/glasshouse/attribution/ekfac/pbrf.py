@@ -1,6 +1,6 @@
 """The proximal Bregman response, which influence functions predict for models that have not converged.
 
-`theta(eps) = argmin (1/N) sum_n D(y(theta, x_n), y(theta_s, x_n)) + lambda/2 |theta - theta_s|^2 + eps L(z_m)`:
+`theta(eps) = argmin (1/N) sum D(y(theta, x_n), y(theta_s, x_n)) + lambda/2 |theta - theta_s|^2 + eps L(z_m)`:
 outputs are held, one row is pushed (Bae et al. 2022, arXiv:2209.05364; Grosse et al. 2023, equation 5).
 Its small-eps limit is the damped Gauss-Newton response, solved here by preconditioned conjugate gradients.
 """
@@ -30,7 +30,7 @@ ITERATIONS = 220
 
 @dataclass(frozen=True)
 class Response:
-    """`scores` [Q, M]: predicted change of each measurement when row m is doubled; CG residual of each row."""
+    """`scores` [Q, M]: predicted change of each measurement when row m is doubled; CG residuals."""
 
     scores: NDArray[np.float32]
     rows: tuple[str, ...]
@@ -160,7 +160,7 @@ def _tracked(model: nn.Module, method: EKFAC) -> dict[str, list[nn.Parameter]]:
 
 
 def _divergence(objective: Objective, z: Tensor, z0: Tensor, batch: Batch) -> Tensor:
-    """Sum over rows and labelled tokens of the Bregman divergence: KL(p0 || p), or half the squared distance."""
+    """Bregman divergence summed over rows and labelled tokens: KL(p0 || p), or half the squared distance."""
     if isinstance(objective, SquaredLoss):
         return 0.5 * (z - z0).square().sum()
     kl = (z0.softmax(-1) * (z0.log_softmax(-1) - z.log_softmax(-1))).sum(-1)
@@ -178,7 +178,7 @@ def _doubled(batch: Batch) -> Batch:
 
 
 def perturbed(method: EKFAC, direction: dict[str, Tensor], step: float) -> nn.Module:
-    """A copy of the model with `step * direction` added to its tracked weights, for finite-difference tests."""
+    """A copy of the model with `step * direction` added to its tracked weights."""
     model = copy.deepcopy(method.model_)
     with torch.no_grad():
         for name, matrix in direction.items():

@@ -20,7 +20,7 @@ TrainFn = Callable[[list[int], int], "NDArray[np.floating]"]
 
 @dataclass(frozen=True)
 class RetrainBank:
-    """`masks` [m, N] bool (rows kept) and `values` [m, R, Q]: measurements of R seeds for each of m subsets."""
+    """`masks` [m, N] bool (rows kept) and `values` [m, R, Q]: measurements of R seeds a subset."""
 
     masks: NDArray[np.bool_]
     values: NDArray[np.float64]

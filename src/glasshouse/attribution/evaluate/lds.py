@@ -1,4 +1,4 @@
-"""Linear datamodelling score: do sums of scores predict what retraining on subsets does? (arXiv:2303.14186)"""
+"""Linear datamodelling score: do sums of scores predict retraining on subsets? (arXiv:2303.14186)"""
 
 from __future__ import annotations
 

@@ -14,14 +14,14 @@ from glasshouse.statistics.estimate import Estimate
 
 
 def recall_at(order: Sequence[str], planted: Collection[str], k: int = 20) -> float:
-    """Hits among the first k over min(k, number planted): 1 is perfect. InputError when nothing was planted."""
+    """Hits among the first k over min(k, number planted): 1 is perfect. InputError if nothing was planted."""
     if not planted or k < 1:
         raise InputError("recall needs at least one planted row and k of at least 1")
     return len(set(order[:k]) & set(planted)) / min(k, len(planted))
 
 
 def recall_of(table: ScoreTable, planted: Collection[str], k: int = 20, *, seed: int = 0) -> Estimate:
-    """Mean recall@k over the table's queries, bootstrap over queries; equal scores in a seeded random order."""
+    """Mean recall@k over the table's queries, bootstrap over queries; ties in a seeded random order."""
     rows = table.dense(-np.inf)
     orders = [
         [table.train_ids[i] for i in ranked(row, seed=seed, stream=str(q))] for q, row in enumerate(rows)
