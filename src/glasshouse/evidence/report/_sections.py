@@ -8,11 +8,11 @@ from typing import Any
 
 from markupsafe import Markup
 
-from glasshouse.evidence.figures import bars_svg
-from glasshouse.evidence.findings import BarsEvidence, EvidenceItem
+from glasshouse.evidence.findings import EvidenceItem
 from glasshouse.evidence.report._page import MAX_BYTES
 from glasshouse.evidence.report._page import _asset as asset
 from glasshouse.evidence.report._page import _environment as environment
+from glasshouse.evidence.report._page import _evidence as drawn
 from glasshouse.evidence.report._page import _flat as flat
 from glasshouse.evidence.report._page import _hash as hash_of
 from glasshouse.evidence.report._page import _Limits as Limits
@@ -60,15 +60,8 @@ def _render(
 
 
 def _shown(section: Section, limits: Limits) -> dict[str, Any]:
-    evidence = []
-    for item in section.evidence:
-        shown = visible_tree(item.model_dump(mode="json"), limits.characters)
-        if isinstance(item, BarsEvidence):
-            quiet = BarsEvidence.model_validate(visible_tree(item.model_dump(mode="json"), 200))
-            shown["svg"] = Markup(bars_svg(quiet))
-        evidence.append(shown)
     return {
         "heading": visible(section.heading, 400),
         "text": visible(section.text, limits.characters),
-        "evidence": evidence,
+        "evidence": [drawn(item, limits) for item in section.evidence],
     }

@@ -60,11 +60,11 @@ def verdict_words(findings: Findings) -> dict[str, str]:
     name = str(findings.subject.get("name", "this model"))
     cleared = [c for c in findings.clean if c.check not in PREPARATIONS]
     unasked = len(findings.not_run)
-    clean = f"{_count(len(cleared), 'answer')} came back clean"
+    clean = f"{_count(len(cleared), 'answer') if cleared else 'No answer'} came back clean"
     open_ = f"{_count(unasked, 'question')} could not be asked"
     if findings.findings:
         total = len(findings.findings)
-        lead = f"The worst is {findings.worst()}." if total > 1 else f"It is {findings.worst()}."
+        lead = f"The worst is {findings.worst()}." if total > 1 else f"Its severity is {findings.worst()}."
         rest = clean + (f", and {open_}." if unasked else ".")
         return {
             "headline": f"{_count(total, 'finding')} in {name}",
