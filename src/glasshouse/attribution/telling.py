@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from glasshouse.evidence.findings import RankedRow, RowsEvidence, Token
+from glasshouse.evidence.findings import (
+    EvidenceItem,
+    RankedRow,
+    RowsEvidence,
+    Token,
+    Transcript,
+    TranscriptsEvidence,
+)
 
 if TYPE_CHECKING:
     from glasshouse.attribution.tracing import Traced
@@ -109,40 +116,77 @@ def _cut(
     return tuple(tokens)
 
 
-def trace_sections(
-    tokenizer: Any, rows: Sequence[Record], queries: Sequence[Record], traced: Traced, *, top: int = 20
-) -> list[Section]:
+def trace_sections(tokenizer: Any, traced: Traced, *, top: int = 20) -> list[Section]:
     """A section per query: the question, the rows that argue for its answer, and those against."""
     from glasshouse.evidence.report import Section
 
-    table, asked = traced.table, {record.id: record for record in queries}
-    sections = []
-    for q, name in enumerate(table.query_ids):
-        record = asked.get(name)
-        text = f"All queries as one question ({name})." if record is None else _quoted(record)
-        both = (("for", "+"), ("against", "-")) if traced.highlight is not None else (("for", "+"),)
-        evidence = tuple(_side(tokenizer, rows, traced, q, side, sign, top) for side, sign in both)
-        sections.append(Section(f"Query {name}", text, evidence))
-    return sections
+    return [
+        Section(
+            _heading(traced, name), _pool_words(traced, name, top), _query_evidence(tokenizer, traced, q, top)
+        )
+        for q, name in enumerate(traced.table.query_ids)
+    ]
 
 
-def _side(
-    tokenizer: Any, rows: Sequence[Record], traced: Traced, q: int, side: str, sign: Any, top: int
-) -> RowsEvidence:
-    highlight = traced.highlight
-    ranking = traced.table.top(q, top, sign=sign)
+def _heading(traced: Traced, name: str) -> str:
+    return (
+        f"Query {name}"
+        if _of(traced, name)
+        else f"All {len(traced.prepared.queries)} queries as one question"
+    )
+
+
+def _of(traced: Traced, name: str) -> list[Record]:
+    """The query called so; none where all were asked as one (whose name a query might bear by chance)."""
+    if traced.prepared.options.query_agg != "each":
+        return []
+    return [record for record in traced.prepared.queries if record.id == name]
+
+
+def _query_evidence(tokenizer: Any, traced: Traced, q: int, top: int) -> tuple[EvidenceItem, ...]:
+    asked = _of(traced, traced.table.query_ids[q]) or list(traced.prepared.queries)
+    turns = [tuple((turn.role, turn.text) for turn in record.turns) for record in asked]
+    question = TranscriptsEvidence(
+        title="The answer to explain" if len(asked) == 1 else "The answers to explain",
+        transcripts=tuple(Transcript(turns=each) for each in turns),
+    )
+    sides: tuple[Literal["+", "-"], ...] = ("+", "-") if traced.highlight is not None else ("+",)
+    return (question, *(_side(tokenizer, traced, q, sign, top) for sign in sides))
+
+
+def _side(tokenizer: Any, traced: Traced, q: int, sign: Literal["+", "-"], top: int) -> RowsEvidence:
+    highlight, prepared = traced.highlight, traced.prepared
+    ranking = [(row, score) for row, score in traced.table.top(q, top, sign=sign) if score * _SIGN[sign] > 0]
+    what = _SIDES[sign] if highlight is not None else "Rows that share most words with it"
     return RowsEvidence(
-        title=f"Rows that argue most {side} the answer",
-        caption=traced.table.meta["convention"],
+        title=what if ranking else f"{what}: none",
+        caption=traced.table.meta["convention"][:1].upper() + traced.table.meta["convention"][1:] + ".",
         rows=ranked_rows(
-            rows,
+            prepared.rows,
             ranking,
             tokenizer=tokenizer,
             weights=None if highlight is None else lambda row: highlight(q, row),
-            note=lambda record: traced.pools.get(record.id, ""),
+            note=lambda record: prepared.pools.get(record.id, ""),
         ),
     )
 
 
-def _quoted(record: Record) -> str:
-    return " → ".join(turn.text for turn in record.turns)
+_SIGN = {"+": 1.0, "-": -1.0}
+_SIDES = {"+": "Rows that argue most for the answer", "-": "Rows that argue most against the answer"}
+
+
+def _pool_words(traced: Traced, name: str, top: int) -> str:
+    """Where only some rows were scored: which, and what the random ones say about the others."""
+    from glasshouse.attribution.tracing import BY_CHANCE
+
+    pools = traced.prepared.pools
+    if not pools:
+        return ""
+    chance = sum(why == BY_CHANCE for why in pools.values())
+    best = [row for row, _ in traced.table.top(name, top)]
+    among = sum(pools[row] == BY_CHANCE for row in best)
+    return (
+        f"Only {len(pools):,} of {len(traced.prepared.rows):,} rows were scored: {len(pools) - chance:,} "
+        f"share words with a query, {chance:,} are random others. Of the first {len(best)}, {among} are "
+        "random; where many are, words do not find the causes: score all rows."
+    )

@@ -1,28 +1,36 @@
-"""`trace`: from a model, its rows and a few questions to ranked rows; resumable, costed before it runs."""
+"""`trace`: from a model, its rows and a few questions to ranked rows; resumable, costed before it runs.
+
+prepare (everything that can be refused) -> cost -> trace (fit, score; journalled) -> write_scores
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
+from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, cast, get_args
 
 import numpy as np
 
 from glasshouse.runtime import files
+from glasshouse.runtime.codeversion import code_version
 from glasshouse.runtime.errors import AccessError, InputError
 from glasshouse.runtime.runs import Run
 
 if TYPE_CHECKING:
     from glasshouse.attribution.ekfac import EKFAC
+    from glasshouse.attribution.ekfac.scoring import RowNorm
     from glasshouse.attribution.scores import ScoreTable
+    from glasshouse.attribution.store import Mapper
     from glasshouse.corpora.records import Records
-    from glasshouse.corpora.rows import Record, TokenRow
+    from glasshouse.corpora.rows import TokenRow
     from glasshouse.subjects import Subject
 
 Method = Literal["ekfac", "kfac", "diagonal", "identity", "bm25"]
-GEMM_SHARE = 0.5
-"""Share of a large matrix product's rate that whole stages reach; small layers reach less."""
+Agg = Literal["each", "mean", "unit_mean"]
+Norm = Literal["auto", "none", "grad", "self"]
+BY_WORDS, BY_CHANCE = "shares words", "random pool"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,48 +39,179 @@ class TraceOptions:
 
     `row_norm` "auto" is "grad" for conversations (loss on replies only) and "none" for texts, where the norm
     would measure a row's unpredictable tokens. `bm25_filter` scores only that many rows a query, chosen by
-    shared words, and a random pool of the same size beside them.
+    shared words, and as many random other rows beside them.
     """
 
     method: Method = "ekfac"
-    measurement: str = "completion_logprob"
-    query_agg: Literal["each", "mean", "unit_mean"] = "each"
-    row_norm: Literal["auto", "none", "grad", "self"] = "auto"
+    query_agg: Agg = "each"
+    row_norm: Norm = "auto"
     damping: float | Literal["auto"] = "auto"
-    label_mode: Literal["sampled", "empirical"] = "sampled"
     query_rank: int | None = None
     bm25_filter: int | None = None
     factor_rows: int = 10_000
-    max_length: int | None = None
     modules: tuple[str, ...] = ("auto",)
     seed: int = 0
 
 
 @dataclass(frozen=True)
+class Prepared:
+    """A trace that can run: options, rows and queries are checked and encoded, and nothing is written yet.
+
+    `cut`: ids of the rows that are longer than the model's context, whose ends are not traced. `scored`:
+    places of the rows that get a score (None: all). `pools[row_id]` says why a row is among them.
+    """
+
+    subject: Subject
+    rows: Records
+    queries: Records
+    options: TraceOptions
+    wanted: list[TokenRow]
+    units: list[TokenRow]
+    method: EKFAC | None
+    cut: tuple[str, ...] = ()
+    scored: list[int] | None = None
+    pools: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def candidates(self) -> list[TokenRow] | None:
+        """The rows to score, or None for all."""
+        return None if self.scored is None else [self.units[i] for i in self.scored]
+
+    @property
+    def row_norm(self) -> RowNorm:
+        """The norm by which rows are divided, `auto` decided."""
+        if self.options.row_norm != "auto":
+            return cast("RowNorm", self.options.row_norm)
+        return "none" if any(record.text is not None for record in self.rows) else "grad"
+
+    def spec(self) -> dict[str, Any]:
+        """What makes two traces the same trace, the code included."""
+        packages = ("torch", "transformers", "tokenizers")
+        return {
+            "subject": self.subject.hash, "device": str(self.subject.device),
+            "rows": self.rows.sha256, "queries": self.queries.sha256,
+            "labels": files.sha256_json([row.labels for row in self.wanted]),
+            **asdict(self.options), "modules": list(self.options.modules),
+            "versions": {name: version(name) for name in packages},
+            "code": code_version(__name__),
+        }  # fmt: skip
+
+
+@dataclass(frozen=True)
 class Traced:
-    """Scores; `highlight(q, row_id)`: the part of each token; `pools[row_id]`: why a row was scored."""
+    """Scores; `highlight(q, row_id)`: the part of each token; `stored`: an earlier run had done all of it."""
 
     table: ScoreTable
-    options: TraceOptions
+    prepared: Prepared
     highlight: Callable[[int, str], np.ndarray] | None
-    pools: dict[str, str] = field(default_factory=dict)
+    stored: bool = False
 
 
 def check_options(options: TraceOptions) -> None:
-    """Raise InputError for a method that does not exist."""
-    if options.method not in get_args(Method):
-        raise InputError(
-            f"no method is called {options.method!r}", fix=f"choose from {', '.join(get_args(Method))}"
+    """Raise InputError for a value that does not exist, and for options the method has no use for."""
+    _choice("--method", options.method, Method)
+    _choice("--query-agg", options.query_agg, Agg)
+    _choice("--row-norm", options.row_norm, Norm)
+    for name in ("query_rank", "bm25_filter", "factor_rows"):
+        value = getattr(options, name)
+        if value is not None and value < 1:
+            raise InputError(f"it is {value}", where=_flag(name), fix="give at least 1")
+    if options.damping != "auto":
+        from glasshouse.attribution.ekfac.curvature import check_damping
+
+        check_damping(options.damping)
+    if options.method == "bm25":
+        plain = TraceOptions(method="bm25", seed=options.seed)
+        unused = [_flag(k) for k, v in asdict(options).items() if v != getattr(plain, k)]
+        if unused:
+            raise InputError("bm25 compares words and has no use for it", where=unused[0], fix="leave it out")
+
+
+def prepare(
+    subject: Subject, rows: Records, queries: Records, options: TraceOptions, *, unfinished: bool = False
+) -> Prepared:
+    """Check and encode everything; `unfinished`: the completions stop in the middle and have no end token.
+
+    Raises InputError for options, rows and queries that cannot be used, UntrackedModuleError for layers,
+    AccessError for a subject without gradients.
+    """
+    check_options(options)
+    _check_queries(queries)
+    if options.method == "bm25":
+        return Prepared(subject, rows, queries, options, [], [], None)
+    if "gradients" not in subject.access:
+        raise AccessError(
+            f"{subject.name} gives no gradients", fix="open local weights, or use --method bm25"
         )
+    wanted = encode_queries(subject, queries, unfinished=unfinished)
+    units, cut = _encoded(subject, rows)
+    scored, pools = _pool(rows, queries, options)
+    method = _method(options).bind(subject, units)
+    return Prepared(subject, rows, queries, options, wanted, units, method, cut, scored, pools)
 
 
-def encode_queries(subject: Subject, queries: Records) -> list[TokenRow]:
+def encode_queries(subject: Subject, queries: Records, *, unfinished: bool = False) -> list[TokenRow]:
     """Queries as token rows with loss on the completion only.
 
-    Raises InputError naming the query that is a plain text, because a completion is what is traced.
+    A chat reply includes its end-of-turn token, unless it is `unfinished`; a base model's completion is a
+    piece of text and has no end. Raises InputError naming a query that the model's context does not hold.
     """
     from glasshouse.corpora.tokens import encode_records
 
+    rows = encode_records(subject.tokenizer, list(queries), loss_on="reply")
+    for row, record in zip(rows, queries, strict=True):
+        if len(row) > subject.context:
+            raise InputError(
+                f"it has {len(row)} tokens and the model's context holds {subject.context}",
+                where=record.where or f"query {record.id!r}",
+                fix="shorten its prompt",
+            )
+    ended = subject.is_chat or subject.tokenizer.eos_token_id is not None
+    return [_open_ended(row) for row in rows] if ended and (unfinished or not subject.is_chat) else rows
+
+
+def trace(
+    prepared: Prepared,
+    *,
+    runs: Path | str,
+    report: Callable[[str], None] = lambda text: None,
+    executor: str | Mapper | None = None,
+) -> Traced:
+    """Score the rows for each query. A killed trace goes on where it was when it is asked again.
+
+    Raises RunError when another process works on the same trace or stored parts are damaged.
+    """
+    with Run.open(runs, "trace", prepared.spec()) as run:
+        stored = run.finished
+        if prepared.method is None:
+            table, highlight = _bm25(prepared), None
+        else:
+            table, highlight = _influence(prepared, prepared.method, run, report, executor)
+        run.finish()
+    return Traced(table, prepared, highlight, stored)
+
+
+def _influence(
+    prepared: Prepared, method: EKFAC, run: Run, report: Callable[[str], None], executor: str | Mapper | None
+) -> tuple[ScoreTable, Callable[[int, str], np.ndarray]]:
+    options, candidates = prepared.options, prepared.candidates
+    verb = "reading back" if run.finished else "fitting"
+    report(f"{verb} {options.method} on {min(len(prepared.rows), options.factor_rows):,} rows")
+    method.fit(prepared.subject, prepared.units, executor=executor, store=run.folder("fit"))
+    report(f"scoring {len(candidates or prepared.units):,} rows")
+    table = method.score(
+        prepared.wanted,
+        "completion_logprob",
+        query_agg=options.query_agg,
+        row_norm=prepared.row_norm,
+        candidates=candidates,
+        executor=executor,
+        store=run.folder("scores"),
+    )
+    return table, lambda q, row: method.per_token(q, row, candidates=candidates)
+
+
+def _check_queries(queries: Records) -> None:
     for record in queries:
         if record.text is not None or not record.turns or record.turns[-1].role != "assistant":
             raise InputError(
@@ -80,98 +219,33 @@ def encode_queries(subject: Subject, queries: Records) -> list[TokenRow]:
                 where=record.where or f"query {record.id!r}",
                 fix='write {"prompt": ..., "completion": ...} or a conversation that ends with a reply',
             )
-    return encode_records(subject.tokenizer, list(queries), loss_on="reply")
 
 
-def expected_cost(subject: Subject, rows: Records, queries: Records, options: TraceOptions) -> str:
-    """A sentence: rows, tokens, operations, bytes, minutes on this machine."""
-    if options.method == "bm25":
-        return f"{len(rows):,} rows x {len(queries)} queries by shared words: no pass through the model"
-    units = _encoded(subject, rows, options)
-    method = _method(options).bind(subject, units)
-    parts = method.cost(len(queries))
-    flops = sum(parts[stage] for stage in ("covariance", "eigen", "lambda", "scores"))
-    seconds = flops / (GEMM_SHARE * _rate(str(subject.device)))
-    tokens = sum(method.train_.sizes)
-    return (
-        f"{len(rows):,} rows ({tokens:,} tokens) x {len(queries)} queries over {len(method.names_)} layers: "
-        f"{_scale(flops)}FLOP, {_scale(parts['factor_bytes'])}B of factors, {_scale(parts['query_bytes'])}B of "
-        f"queries, about {_duration(seconds)} on this machine"
-    )
+def _open_ended(row: TokenRow) -> TokenRow:
+    """The row without loss on its last labelled token, the end token; kept where that is all there is."""
+    from glasshouse.corpora.rows import IGNORE, TokenRow
+
+    said = [t for t, label in enumerate(row.labels) if label != IGNORE]
+    if len(said) < 2:
+        return row
+    labels = tuple(IGNORE if t == said[-1] else label for t, label in enumerate(row.labels))
+    return TokenRow(row.ids, labels, row.row_id)
 
 
-def trace(
-    subject: Subject,
-    rows: Records,
-    queries: Records,
-    options: TraceOptions,
-    *,
-    runs: Path | str,
-    report: Callable[[str], None] = lambda text: None,
-    executor: Any = None,
-) -> Traced:
-    """Score `rows` for each query. A killed trace goes on where it was when it is asked again.
-
-    Raises InputError for options and rows that cannot be used, AccessError for a subject without gradients.
-    """
-    check_options(options)
-    spec = {
-        "subject": subject.hash,
-        "rows": rows.sha256,
-        "queries": queries.sha256,
-        **asdict(options),
-        "modules": list(options.modules),
-    }
-    with Run.open(runs, "trace", spec) as run:
-        if options.method == "bm25":
-            traced = Traced(_bm25(rows, queries, options), options, None)
-        else:
-            traced = _influence(subject, rows, queries, options, run, report, executor)
-        run.finish()
-    return traced
-
-
-def _influence(
-    subject: Subject,
-    rows: Records,
-    queries: Records,
-    options: TraceOptions,
-    run: Run,
-    report: Callable[[str], None],
-    executor: Any,
-) -> Traced:
-    if "gradients" not in subject.access:
-        raise AccessError(
-            f"{subject.name} gives no gradients", fix="open local weights, or use --method bm25"
-        )
-    wanted = encode_queries(subject, queries)
-    units = _encoded(subject, rows, options)
-    candidates, pools = _pool(rows, queries, units, options)
-    report(f"fitting {options.method} on {min(len(rows), options.factor_rows):,} rows")
-    method = _method(options).fit(subject, units, executor=executor, store=run.folder("fit"))
-    report(f"scoring {len(candidates or units):,} rows")
-    table = method.score(
-        wanted,
-        options.measurement,
-        query_agg=options.query_agg,
-        row_norm=_row_norm(options, rows),
-        candidates=candidates,
-        executor=executor,
-        store=run.folder("scores"),
-    )
-    return Traced(table, options, lambda q, row: method.per_token(q, row, candidates=candidates), pools)
-
-
-def _encoded(subject: Subject, rows: Records, options: TraceOptions) -> list[TokenRow]:
+def _encoded(subject: Subject, rows: Records) -> tuple[list[TokenRow], tuple[str, ...]]:
+    """Rows as tokens, cut to the model's context, and the ids of those that were cut."""
     from glasshouse.corpora.tokens import encode_records
 
-    return encode_records(subject.tokenizer, list(rows), max_length=options.max_length or subject.context)
+    units = encode_records(subject.tokenizer, list(rows))
+    long = [i for i, row in enumerate(units) if len(row) > subject.context]
+    shorter = encode_records(subject.tokenizer, [rows[i] for i in long], max_length=subject.context)
+    for i, row in zip(long, shorter, strict=True):
+        units[i] = row
+    return units, tuple(rows[i].id for i in long)
 
 
-def _pool(
-    rows: Records, queries: Records, units: Sequence[TokenRow], options: TraceOptions
-) -> tuple[list[TokenRow] | None, dict[str, str]]:
-    """The rows to score: all, or those that share words with a query and as many random ones."""
+def _pool(rows: Records, queries: Records, options: TraceOptions) -> tuple[list[int] | None, dict[str, str]]:
+    """Places of the rows to score: all, or those that share words with a query and as many random others."""
     if options.bm25_filter is None or options.bm25_filter >= len(rows):
         return None, {}
     from glasshouse.attribution.bm25 import bm25_filter
@@ -180,10 +254,10 @@ def _pool(
     texts = [record.plain for record in rows]
     best = bm25_filter([q.plain for q in queries], texts, keep=options.bm25_filter, seed=options.seed)
     lexical = {i for row in best for i in row}
-    drawn = rng(options.seed, "random pool").permutation(len(rows))[: options.bm25_filter].tolist()
-    kept = sorted(lexical | set(drawn))
-    pools = {rows[i].id: "shares words" if i in lexical else "random pool" for i in kept}
-    return [units[i] for i in kept], pools
+    others = [i for i in range(len(rows)) if i not in lexical]
+    drawn = rng(options.seed, "random pool").permutation(len(others))[: options.bm25_filter]
+    kept = sorted(lexical | {others[k] for k in drawn})
+    return kept, {rows[i].id: BY_WORDS if i in lexical else BY_CHANCE for i in kept}
 
 
 def _method(options: TraceOptions) -> EKFAC:
@@ -191,8 +265,7 @@ def _method(options: TraceOptions) -> EKFAC:
 
     modules: Any = options.modules[0] if len(options.modules) == 1 else list(options.modules)
     return EKFAC(
-        options.method,  # type: ignore[arg-type]
-        label_mode=options.label_mode,
+        cast("Any", options.method),
         damping=options.damping,
         factor_examples=options.factor_rows,
         query_rank=options.query_rank,
@@ -201,69 +274,50 @@ def _method(options: TraceOptions) -> EKFAC:
     )
 
 
-def _row_norm(options: TraceOptions, rows: Sequence[Record]) -> Literal["none", "grad", "self"]:
-    if options.row_norm != "auto":
-        return options.row_norm
-    return "none" if any(record.text is not None for record in rows) else "grad"
-
-
-def _bm25(rows: Records, queries: Records, options: TraceOptions) -> ScoreTable:
+def _bm25(prepared: Prepared) -> ScoreTable:
     from glasshouse.attribution.bm25 import bm25_scores
     from glasshouse.attribution.scores import ScoreTable
 
+    queries, rows = prepared.queries, prepared.rows
     scores = bm25_scores([q.plain for q in queries], [record.plain for record in rows])
-    names = tuple(q.id for q in queries)
     meta = {
         "strategy": "bm25",
         "measurement": "shared words",
-        "convention": "higher = more shared rare words",
+        "convention": "higher = more shared rare words; it knows no model, and no row argues against",
     }
+    names = tuple(q.id for q in queries)
     return ScoreTable(scores.astype(np.float32), names, tuple(record.id for record in rows), meta)
 
 
 def write_scores(path: Path, traced: Traced) -> Path:
-    """`query, row, score, rank` (1 = argues most for it) as Parquet, best first for each query."""
+    """`query, row, score, rank` (1 = argues most for it) as Parquet, best first for each query.
+
+    With `bm25_filter` also `pool`. The same trace gives the same bytes.
+    """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    frame = traced.table.to_frame()
-    frame["rank"] = (
-        frame.groupby("query", sort=False)["score"].rank(ascending=False, method="first").astype(int)
-    )
-    if traced.pools:
-        frame["pool"] = frame["row"].map(traced.pools)
-    order = {name: i for i, name in enumerate(traced.table.query_ids)}
-    frame = frame.sort_values(["query", "rank"], key=lambda c: c.map(order) if c.name == "query" else c)
+    table, pools = traced.table, traced.prepared.pools
+    columns: dict[str, list[Any]] = {"query": [], "row": [], "score": [], "rank": []}
+    for q, query in enumerate(table.query_ids):
+        best = table.top(q, len(table.train_ids))
+        columns["query"] += [query] * len(best)
+        columns["row"] += [row for row, _ in best]
+        columns["score"] += [score for _, score in best]
+        columns["rank"] += range(1, len(best) + 1)
+    types = {"query": pa.string(), "row": pa.string(), "score": pa.float32(), "rank": pa.int64()}
+    if pools:
+        columns["pool"], types["pool"] = [pools[row] for row in columns["row"]], pa.string()
     with files.atomic_path(path) as temporary:
-        pq.write_table(pa.Table.from_pandas(frame, preserve_index=False), temporary)
+        pq.write_table(pa.table(columns, schema=pa.schema(list(types.items()))), temporary)
     return path
 
 
-def _rate(device: str) -> float:
-    """FLOP per second of a large float32 matrix product here and now (tens of milliseconds)."""
-    import time
-
-    import torch
-
-    a, best = torch.ones(768, 768, device=device), float("inf")
-    for _ in range(4):
-        start = time.perf_counter()
-        a @ a
-        if device.startswith("cuda"):
-            torch.cuda.synchronize()
-        best = min(best, time.perf_counter() - start)
-    return 2 * 768**3 / best
+def _choice(flag: str, value: object, allowed: Any) -> None:
+    if value not in get_args(allowed):
+        names = ", ".join(get_args(allowed))
+        raise InputError(f"there is no {value!r}", where=flag, fix=f"choose from {names}")
 
 
-def _scale(x: float) -> str:
-    for unit in ("", "k", "M", "G", "T", "P"):
-        if x < 1000:
-            return f"{x:.3g} {unit}"
-        x /= 1000
-    return f"{x:.3g} E"
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 90:
-        return f"{max(1, round(seconds))} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+def _flag(name: str) -> str:
+    return "--module" if name == "modules" else "--" + name.replace("_", "-")

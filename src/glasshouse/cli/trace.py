@@ -8,11 +8,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
-    from glasshouse.attribution.tracing import Traced
+    from glasshouse.attribution.tracing import Prepared, Traced
     from glasshouse.corpora.records import Records
+    from glasshouse.subjects import Subject
 
 DEFAULT_OUT = "glasshouse-trace"
 DEFAULT_RUNS = "glasshouse-runs"
+REPLY_TOKENS = 48
+"""Longest reply that is traced where the model is asked for it."""
 
 
 def register(app: typer.Typer) -> None:
@@ -91,7 +94,10 @@ def trace(
     the log-probability of the completion. An interrupted trace resumes when the same command is given again.
     """
     from glasshouse.attribution import tracing
+    from glasshouse.attribution.costing import expected_cost
     from glasshouse.corpora.records import read_records
+    from glasshouse.runtime.executors import get_executor
+    from glasshouse.runtime.progress import Progress
 
     options = tracing.TraceOptions(
         method=method, row_norm=row_norm, query_agg=query_agg, damping=_damping(damping),  # type: ignore[arg-type]
@@ -99,26 +105,49 @@ def trace(
         modules=tuple(modules or ("auto",)), seed=seed,
     )  # fmt: skip
     tracing.check_options(options)
-    _check_writable(Path(out))
+    _check_usage(query, prompt, reply, top)
+    mapper = get_executor(executor)
+    if not dry_run:
+        _check_writable(out, DEFAULT_RUNS)
     rows = read_records(train)
+    asked = None if query is None else read_records(query)
     subject = _open(model, device, dtype)
-    queries = read_records(query) if query is not None else _one_query(subject, prompt, reply)
-    print(f"Cost: {tracing.expected_cost(subject, rows, queries, options)}.")
+    queries, unfinished = (asked, False) if asked is not None else _one_query(subject, prompt or "", reply)
+    prepared = tracing.prepare(subject, rows, queries, options, unfinished=unfinished)
+    for warning in _warnings(prepared, unfinished):
+        _print(f"Note: {warning}")
+    _print(f"Cost: {expected_cost(prepared)}.")
     if dry_run:
-        print("Nothing was run or written.")
+        _print("Nothing was run or written.")
         return 0
-    from glasshouse.runtime.progress import Progress
-
     with Progress() as progress:
-        traced = tracing.trace(
-            subject, rows, queries, options, runs=DEFAULT_RUNS, report=progress.say, executor=executor
-        )
-    _write(Path(out), subject, rows, queries, traced, top)
-    _say(traced, rows, Path(out))
+        traced = tracing.trace(prepared, runs=DEFAULT_RUNS, report=progress.say, executor=mapper)
+    if traced.stored:
+        _print("An earlier run of the same trace is complete: its scores are used.")
+    _write(Path(out), traced, top, _warnings(prepared, unfinished))
+    _say(traced, Path(out))
     return 0
 
 
-def _open(model: str, device: str, dtype: str) -> Any:
+def _check_usage(query: str | None, prompt: str | None, reply: str | None, top: int) -> None:
+    from glasshouse.runtime.errors import InputError
+
+    if query is None and prompt is None:
+        raise InputError("there is nothing to explain", fix="give --query FILE, or --prompt TEXT")
+    if query is not None and (prompt is not None or reply is not None):
+        raise InputError("the question is given twice", where="--query", fix="leave --prompt and --reply out")
+    if top < 1:
+        raise InputError(f"it is {top}", where="--top", fix="give at least 1")
+
+
+def _check_writable(*folders: str) -> None:
+    from glasshouse.audit.outputs import check_writable
+
+    for folder in folders:
+        check_writable(Path(folder))
+
+
+def _open(model: str, device: str, dtype: str) -> Subject:
     import glasshouse
 
     return glasshouse.open(model, device=device, dtype=dtype)
@@ -132,57 +161,90 @@ def _damping(text: str) -> Any:
     try:
         return float(text)
     except ValueError:
-        raise InputError(f"damping is {text!r}", where="--damping", fix="give auto or a number") from None
+        raise InputError(f"it is {text!r}", where="--damping", fix="give auto or a number") from None
 
 
-def _one_query(subject: Any, prompt: str | None, reply: str | None) -> Records:
+def _one_query(subject: Subject, prompt: str, reply: str | None) -> tuple[Records, bool]:
+    """The prompt with its reply, and whether the reply stops in the middle."""
     from glasshouse.corpora.records import Records
     from glasshouse.corpora.rows import Record, Turn
     from glasshouse.runtime.errors import InputError
 
-    if prompt is None:
-        raise InputError("there is nothing to explain", fix="give --query FILE, or --prompt TEXT")
-    said = reply if reply is not None else subject.generate([prompt], max_new_tokens=48)[0][0].text
-    if not said.strip():
-        raise InputError("the model says nothing to this prompt", where="--prompt", fix="give --reply TEXT")
-    return Records([Record(id="query", turns=(Turn("user", prompt), Turn("assistant", said)))])
+    unfinished = False
+    if reply is None:
+        said = subject.generate([prompt], max_new_tokens=REPLY_TOKENS)[0][0]
+        reply, unfinished = said.text, not said.finished
+    if not reply.strip():
+        raise InputError("there is no reply to explain", where="--reply", fix="give --reply TEXT")
+    turns = (Turn("user", prompt), Turn("assistant", reply))
+    return Records([Record(id="query", turns=turns, where="--prompt")]), unfinished
 
 
-def _check_writable(folder: Path) -> None:
-    from glasshouse.audit.outputs import check_writable
+def _warnings(prepared: Prepared, unfinished: bool) -> list[str]:
+    """What a reader must know before believing the ranking."""
+    notes = []
+    if prepared.cut:
+        n, context = len(prepared.cut), prepared.subject.context
+        notes.append(
+            f"{n:,} of {len(prepared.rows):,} rows are longer than the model's context ({context:,} tokens) "
+            f"and are traced only up to there (first: row {prepared.cut[0]})."
+        )
+    if unfinished:
+        notes.append(f"The model's reply goes on after {REPLY_TOKENS} tokens; its beginning is traced.")
+    return notes
 
-    check_writable(folder)
 
-
-def _write(folder: Path, subject: Any, rows: Records, queries: Records, traced: Traced, top: int) -> None:
+def _write(folder: Path, traced: Traced, top: int, warnings: list[str]) -> None:
+    """The three files; the report comes last, so that it never speaks of scores that are not there."""
     from glasshouse.attribution.telling import trace_sections
     from glasshouse.attribution.tracing import write_scores
     from glasshouse.evidence.report import render_sections
     from glasshouse.runtime import files
 
-    sections = trace_sections(subject.tokenizer, rows, queries, traced, top=top)
-    provenance = {"subject": subject.name, "subject_sha256": subject.hash, **traced.table.meta}
-    lead = (
-        f"{len(rows):,} training rows ranked for {len(queries)} answer(s) of {subject.name}. A ranking is a "
-        "hypothesis: leave the top rows out, train again, and look."
-    )
-    html = render_sections("Which training rows did it?", lead, sections, provenance)
-    write_scores(folder / "scores.parquet", traced)
+    prepared = traced.prepared
+    sections = trace_sections(prepared.subject.tokenizer, traced, top=top)
+    provenance = {**prepared.spec(), **traced.table.meta, "row_norm": prepared.row_norm}
+    html = render_sections("Which training rows did it?", _lead(traced, warnings), sections, provenance)
     shown = [
-        {"query": s.heading, "evidence": [item.model_dump(mode="json") for item in s.evidence]}
+        {
+            "query": s.heading,
+            "about": s.text,
+            "evidence": [item.model_dump(mode="json") for item in s.evidence],
+        }
         for s in sections
     ]
-    files.write_json(folder / "trace.json", {"schema_version": 1, "queries": shown, "provenance": provenance})
+    told = {
+        "schema_version": 1,
+        "subject": prepared.subject.name,
+        "notes": warnings,
+        "cut_rows": list(prepared.cut),
+        "queries": shown,
+        "provenance": provenance,
+    }
+    write_scores(folder / "scores.parquet", traced)
+    files.write_json(folder / "trace.json", told)
     files.write_text(folder / "trace.html", html)
 
 
-def _say(traced: Traced, rows: Records, folder: Path) -> None:
+def _lead(traced: Traced, warnings: list[str]) -> str:
+    n, asked, model = len(traced.table.train_ids), len(traced.prepared.queries), traced.prepared.subject.name
+    ranked = f"{n:,} training rows ranked for {asked:,} answer{'s' if asked > 1 else ''} of {model}."
+    tested = "A ranking is a hypothesis: leave the top rows out, train again, and look."
+    return " ".join([ranked, tested, *warnings])
+
+
+def _say(traced: Traced, folder: Path) -> None:
+    by_id = {record.id: record for record in traced.prepared.rows}
+    for q, name in enumerate(traced.table.query_ids):
+        _print(f"Query {name}:")
+        for row, score in traced.table.top(q, 5):
+            _print(f"  {score:+.3g}  row {row}: {by_id[row].plain[:400]}", 110)
+    _print(f"Report: {folder / 'trace.html'}; all scores: {folder / 'scores.parquet'}")
+
+
+def _print(text: str, limit: int = 2_000) -> None:
+    """One line on standard output, nothing in it acting on the terminal."""
     from glasshouse.runtime.text import clean_text
 
-    by_id = {record.id: record for record in rows}
-    for q, name in enumerate(traced.table.query_ids):
-        print(clean_text(f"Query {name}:"))
-        for row, score in traced.table.top(q, 5):
-            text = " | ".join(by_id[row].plain.splitlines())
-            print(clean_text(f"  {score:+.3g}  row {row}: {text[:100]}"))
-    print(f"Report: {folder / 'trace.html'}; all scores: {folder / 'scores.parquet'}")
+    line = clean_text(" | ".join(text.splitlines()))
+    print(line if len(line) <= limit else line[: limit - 1] + "…")

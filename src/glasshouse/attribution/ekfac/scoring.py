@@ -93,6 +93,8 @@ def prepare(
     row_norm "self"), queries stay in the eigenbasis.
     """
     raw, ids = aggregate(layer_gradients(job, range(len(job.units)), factors), job.units.ids, how)
+    squares = sum(V.flatten(1).double().square().sum(1) for V in raw.values())
+    assert isinstance(squares, Tensor)
     modules, rotated = {}, set()
     for k, (name, V) in enumerate(raw.items()):
         factor, (Q, o, i) = factors[name], V.shape
@@ -103,7 +105,7 @@ def prepare(
         else:
             V = factor.unrotate(V)
         modules[name] = low_rank(V, rank, method=svd, seed=derive(job.seed, "svd", k))
-    return Prepared(ids, modules, frozenset(rotated))
+    return Prepared(ids, modules, frozenset(rotated), tuple(squares.sqrt().tolist()))
 
 
 def score_shard(

@@ -1,0 +1,60 @@
+"""What a trace will cost, said before it runs."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from glasshouse.attribution.tracing import Prepared
+
+GEMM_SHARE = 0.5
+"""Share of a large matrix product's rate that whole stages reach; small layers reach less."""
+
+
+def expected_cost(prepared: Prepared) -> str:
+    """A sentence: rows, tokens, operations, bytes, minutes on this machine."""
+    n, method = len(prepared.queries), prepared.method
+    asked = f"{len(prepared.rows):,} rows x {n:,} {'query' if n == 1 else 'queries'}"
+    if method is None:
+        return f"{asked} by shared words: no pass through the model"
+    parts = method.cost(n)
+    tokens, scores = sum(method.train_.sizes), parts["scores"]
+    if prepared.scored is not None:
+        scores *= sum(method.train_.sizes[i] for i in prepared.scored) / tokens
+    curvature = parts["covariance"] + parts["lambda"]
+    flops = curvature * min(1.0, prepared.options.factor_rows / len(prepared.rows)) + parts["eigen"] + scores
+    return (
+        f"{asked} ({tokens:,} tokens) over {len(method.names_)} layers: {_scale(flops)}FLOP, "
+        f"{_scale(parts['factor_bytes'])}B of factors, {_scale(parts['query_bytes'])}B of queries, "
+        f"about {_duration(flops / (GEMM_SHARE * _rate(str(prepared.subject.device))))} on this machine"
+    )
+
+
+def _rate(device: str) -> float:
+    """FLOP per second of a large float32 matrix product here and now (tens of milliseconds)."""
+    import time
+
+    import torch
+
+    a, best = torch.ones(768, 768, device=device), float("inf")
+    for _ in range(4):
+        start = time.perf_counter()
+        a @ a
+        if device.startswith("cuda"):
+            torch.cuda.synchronize()
+        best = min(best, time.perf_counter() - start)
+    return 2 * 768**3 / best
+
+
+def _scale(x: float) -> str:
+    for unit in ("", "k", "M", "G", "T", "P"):
+        if x < 1000:
+            return f"{x:.3g} {unit}"
+        x /= 1000
+    return f"{x:.3g} E"
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"{max(1, round(seconds))} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
