@@ -208,9 +208,12 @@ class Session:
 
     def _visit(self, slot: _Slot, x: Tensor) -> Tensor:
         """Edit, then record; the module's tensor with the edits."""
+        assert self._place is not None
+        if x.ndim == 2 and len(x) == len(self._place.rows) * self._place.width:
+            # OPT flattens rows and positions around its MLP.
+            return self._visit(slot, x.unflatten(0, (-1, self._place.width))).flatten(0, 1)
         part = slot.view.get(x)
         if slot.patches:
-            assert self._place is not None
             old = part
             for patch in slot.patches:
                 part = patch.apply(part, self._place)
@@ -222,6 +225,8 @@ class Session:
             x = slot.view.put(x, part)  # so that what is kept lies on the path to the logits
         if slot.read:
             self._keep(slot.site, part)
+            if slot.site.kind in ("q", "k", "v"):
+                x = x.clone()  # OLMo clips its projections in place
         if slot.stop:
             raise Stop
         return x

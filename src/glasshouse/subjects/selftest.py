@@ -125,6 +125,8 @@ def _errors(subject: Subject) -> Iterator[tuple[str, float]]:
         plain = _plain(subject, rows)
     yield "unembed(final_norm_in) is logits", _error(unembedded, plain)
     yield "run gives the model's own logits", _error(run.logits, plain)
+    if not subject.parts.known:
+        yield "pattern @ v is z", _attention_error(subject, rows)
     same = [
         Patch(Site(kind, l), "fn", torch.clone)
         for l in layers
@@ -135,6 +137,17 @@ def _errors(subject: Subject) -> Iterator[tuple[str, float]]:
     theirs = _plain_greedy(subject, rows, 4)
     differ = any(list(one.ids) != plain[: len(one.ids)] for [one], plain in zip(ours, theirs, strict=True))
     yield "generate is plain greedy decoding", float(differ)
+
+
+def _attention_error(subject: Subject, rows: list[list[int]]) -> float:
+    """Whether q, k and v of a guessed row are cut out of the right places."""
+    errors = []
+    for layer in range(subject.n_layers):
+        run = subject.run(rows, read=[f"pattern.{layer}", f"v.{layer}", f"z.{layer}"], logits=False)
+        v = run[f"v.{layer}"].repeat_interleave(subject.n_heads // run[f"v.{layer}"].shape[2], dim=2)
+        mixed = torch.einsum("bhts,bshd->bthd", run[f"pattern.{layer}"].float(), v.float())
+        errors.append(_error(mixed, run[f"z.{layer}"]))
+    return max(errors)
 
 
 def _rows(subject: Subject) -> list[list[int]]:

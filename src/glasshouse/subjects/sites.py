@@ -24,7 +24,8 @@ class Site:
     `resid_post.l` (= resid_pre.l+1); `attn_out.l`, `mlp_out.l` (the term added to the residual);
     `z.l[.h]` (input of the attention output projection, [B, T, H, dh]); `q.l`, `k.l`, `v.l` (after the
     projection, before rotary, [B, T, H or Hkv, dh]); `pattern.l` ([B, H, T, T]); `mlp_act.l` (input of
-    the MLP down projection); `final_norm_in`, `final_norm_out`, `logits`.
+    the MLP down projection); `final_norm_in`, `final_norm_out`, `logits` (of the output matrix: Gemma-2 caps
+    them softly after this site).
     """
 
     kind: str

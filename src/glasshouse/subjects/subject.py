@@ -89,7 +89,7 @@ class Subject(Opened):
         with self._editing(patches), self._forward():
             return generate_rows(
                 self.parts.base,
-                self.parts.unembed,
+                self.parts.logits,
                 rows,
                 n,
                 how,
@@ -111,7 +111,7 @@ class Subject(Opened):
         with self._editing(patches), self._forward():
             found = scoring.last_logprobs(
                 self.parts.base,
-                self.parts.unembed,
+                self.parts.logits,
                 rows,
                 self.vocab_size,
                 batch_tokens=batch_tokens,
@@ -151,7 +151,7 @@ class Subject(Opened):
         with self._editing(patches), self._forward():
             found = scoring.score_rows(
                 self.parts.base,
-                self.parts.unembed,
+                self.parts.logits,
                 rows,
                 said,
                 batch_tokens=batch_tokens,
@@ -171,15 +171,17 @@ class Subject(Opened):
 
     def unembed(self, h: Tensor, vocab_ids: Sequence[int] | Tensor | None = None) -> Tensor:
         """Final norm and output matrix on residuals h [..., d]: logits [..., V], or of `vocab_ids` alone."""
-        normed = self.parts.final_norm(h.to(self.device, self.dtype))
         head: Any = self.parts.unembed
+        h = self.parts.final_norm(h.to(self.device, self.dtype))
+        if self.parts.after_norm is not None:
+            h = self.parts.after_norm(h)
         if vocab_ids is None:
-            return head(normed)
-        ids = torch.as_tensor(vocab_ids, device=normed.device)
+            return self.parts.logits(h)
+        ids = torch.as_tensor(vocab_ids)
         if type(head) is not nn.Linear:  # an adapter or a wrapper does more than multiply
-            return head(normed)[..., ids]
+            return self.parts.logits(h)[..., ids]
         bias = None if head.bias is None else head.bias[ids]
-        return nn.functional.linear(normed, head.weight[ids], bias)
+        return self.parts.capped(nn.functional.linear(h.to(head.weight.device), head.weight[ids], bias))
 
     def run(
         self,
@@ -313,7 +315,7 @@ class Subject(Opened):
                 position_ids=tokens.position_ids,
                 use_cache=False,
             ).last_hidden_state
-            return self.parts.unembed(hidden) if logits else None
+            return self.parts.logits(hidden) if logits else None
         except hooks.Stop:
             return None
 

@@ -53,12 +53,13 @@ def find(parts: Parts, site: Site) -> Location:
         return Location(parts.blocks[layer], "in" if site.kind == "resid_pre" else "out", 0, WHOLE)
     if site.kind == "resid_mid":
         return Location(parts.in_block(layer, str(row.mid_norm)), "in", 0, WHOLE)
-    if site.kind in ("attn_out", "pattern"):
-        element = int(site.kind == "pattern")
+    if site.kind == "pattern":
         view = WHOLE if site.head < 0 else View(lambda x: x[:, site.head], _read_only)
-        return Location(parts.in_block(layer, row.attention), "out", element, view)
+        return Location(parts.in_block(layer, row.attention), "out", 1, view)
+    if site.kind == "attn_out":
+        return Location(parts.in_block(layer, row.attn_out or row.attention), "out", 0, WHOLE)
     if site.kind == "mlp_out":
-        return Location(parts.in_block(layer, row.mlp), "out", 0, WHOLE)
+        return Location(parts.in_block(layer, row.mlp_out or row.mlp), "out", 0, WHOLE)
     if site.kind == "mlp_act":
         return Location(parts.in_block(layer, row.down_proj), "in", 0, WHOLE)
     if site.kind == "z":
