@@ -58,7 +58,10 @@ def load_gpt2():
     model = AutoModelForCausalLM.from_pretrained(CASE / "model").eval()
     data = np.load(CASE / "data.npz")
     parts = [
-        [TokenRow(tuple(row), (IGNORE, *row[1:]), str(i)) for i, row in enumerate(data[f"{part}_ids"].tolist())]
+        [
+            TokenRow(tuple(row), (IGNORE, *row[1:]), str(i))
+            for i, row in enumerate(data[f"{part}_ids"].tolist())
+        ]
         for part in ("train", "query")
     ]
     return model, *parts
@@ -67,7 +70,10 @@ def load_gpt2():
 def main():
     model, train, query = load_mlp() if SPEC["kind"] == "mlp" else load_gpt2()
     method = Timed(
-        label_mode="empirical", damping="auto", modules=SPEC["modules"], batch_tokens=SPEC["batch"] * SPEC["t"]
+        label_mode="empirical",
+        damping="auto",
+        modules=SPEC["modules"],
+        batch_tokens=SPEC["batch"] * SPEC["t"],
     )
     method.fit(model, train)
     table = _timed("scores", method.score, query, "loss")

@@ -18,9 +18,10 @@ def expected_cost(prepared: Prepared) -> str:
     if method is None:
         return f"{asked} by shared words: no pass through the model"
     parts = method.cost(n)
-    tokens, scores = sum(method.train_.sizes), parts["scores"]
+    lengths, scores = method.train_.sizes, parts["scores"]
+    tokens = sum(lengths)
     if prepared.scored is not None:
-        scores *= sum(method.train_.sizes[i] for i in prepared.scored) / tokens
+        scores *= sum(lengths[i] for i in prepared.scored) / tokens
     curvature = parts["covariance"] + parts["lambda"]
     flops = curvature * min(1.0, prepared.options.factor_rows / len(prepared.rows)) + parts["eigen"] + scores
     return (

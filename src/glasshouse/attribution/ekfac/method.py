@@ -307,7 +307,8 @@ class EKFAC:
 
     def _split(self, units: Units, indices: list[int]) -> list[list[int]]:
         """Contiguous pieces of about equal token count."""
-        sizes = [units.sizes[i] for i in indices] if self.shards is None else []
+        lengths = units.sizes  # a property: asked once, not once a row
+        sizes = [lengths[i] for i in indices] if self.shards is None else []
         pieces = self.shards or max(1, -(-sum(sizes) // SHARD_TOKENS))
         size = -(-len(indices) // min(pieces, len(indices)))
         return [indices[k : k + size] for k in range(0, len(indices), size)]

@@ -115,7 +115,8 @@ def score_shard(
 
     Positive for rows whose gradient of the *negative* loss agrees with the query; not yet divided by N.
     """
-    sizes = [job.units.sizes[i] for i in indices] if plan.unit == "token" else [1] * len(indices)
+    lengths = job.units.sizes
+    sizes = [lengths[i] for i in indices] if plan.unit == "token" else [1] * len(indices)
     start = dict(zip(indices, torch.tensor([0, *sizes]).cumsum(0).tolist(), strict=False))
     shape = (len(queries.ids), sum(sizes))
     found: Tensors = {"scores": torch.zeros(shape)}
