@@ -14,9 +14,9 @@ GEMM_SHARE = 0.5
 def expected_cost(prepared: Prepared) -> str:
     """A sentence: rows, tokens, operations, bytes, minutes on this machine."""
     n, method = len(prepared.queries), prepared.method
-    asked = f"{len(prepared.rows):,} rows x {n:,} {'query' if n == 1 else 'queries'}"
+    rows, asked = f"{len(prepared.rows):,} rows", f"{n:,} {'query' if n == 1 else 'queries'}"
     if method is None:
-        return f"{asked} by shared words: no pass through the model"
+        return f"{rows} x {asked} by shared words: no pass through the model"
     parts = method.cost(n)
     lengths, scores = method.train_.sizes, parts["scores"]
     tokens = sum(lengths)
@@ -25,7 +25,7 @@ def expected_cost(prepared: Prepared) -> str:
     curvature = parts["covariance"] + parts["lambda"]
     flops = curvature * min(1.0, prepared.options.factor_rows / len(prepared.rows)) + parts["eigen"] + scores
     return (
-        f"{asked} ({tokens:,} tokens) over {len(method.names_)} layers: {_scale(flops)}FLOP, "
+        f"{rows} ({tokens:,} tokens) x {asked}, layers: {len(method.names_)}; {_scale(flops)}FLOP, "
         f"{_scale(parts['factor_bytes'])}B of factors, {_scale(parts['query_bytes'])}B of queries, "
         f"about {_duration(flops / (GEMM_SHARE * _rate(str(prepared.subject.device))))} on this machine"
     )

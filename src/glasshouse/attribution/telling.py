@@ -3,23 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from glasshouse.evidence.findings import (
-    EvidenceItem,
-    RankedRow,
-    RowsEvidence,
-    Token,
-    Transcript,
-    TranscriptsEvidence,
-)
+from glasshouse.evidence.findings import RankedRow, Token
 
 if TYPE_CHECKING:
-    from glasshouse.attribution.tracing import Traced
     from glasshouse.corpora.rows import Record
-    from glasshouse.evidence.report import Section
 
 Weights = Sequence[float] | np.ndarray
 
@@ -35,7 +26,8 @@ def ranked_rows(
 ) -> tuple[RankedRow, ...]:
     """Evidence rows of a ranking [(row id, score)]; the first `highlighted` get token weights.
 
-    `weights(row_id)` gives one number per token of the encoded row; they are scaled to [-1, 1] per row.
+    `weights(row_id)` gives one number per token of the encoded row; they are scaled to [-1, 1] by the
+    heaviest one that is shown in its row.
     """
     by_id = {record.id: record for record in records}
     rows = []
@@ -59,17 +51,28 @@ def highlighted_turns(
     if pieces is None:
         return plain
     rendered, offsets = pieces
-    scaled = np.asarray(weights, dtype=float)[: len(offsets)]
-    largest = float(np.abs(scaled).max(initial=0.0))
-    scaled = scaled / largest if largest > 0 else scaled
-    turns, cursor = [], 0
-    for role, text in parts:
+    spans, cursor = [], 0
+    for _, text in parts:
         at = rendered.find(text, cursor)
         if at < 0:
             return plain
         cursor = at + len(text)
-        turns.append((role, _cut(rendered, offsets, scaled, at, cursor)))
-    return tuple(turns)
+        spans.append((at, cursor))
+    scaled = _scaled(np.asarray(weights, dtype=float)[: len(offsets)], offsets, spans)
+    return tuple(
+        (role, _cut(rendered, offsets, scaled, *span)) for (role, _), span in zip(parts, spans, strict=True)
+    )
+
+
+def _scaled(
+    weights: np.ndarray, offsets: Sequence[tuple[int, int]], spans: Sequence[tuple[int, int]]
+) -> np.ndarray:
+    """Weights in [-1, 1], 1 being the heaviest token that is shown (a template's own tokens are not)."""
+    shown = [
+        any(a < stop and b > start and b > a for start, stop in spans) for a, b in offsets[: len(weights)]
+    ]
+    largest = float(np.abs(weights[shown]).max(initial=0.0))
+    return np.clip(weights / largest, -1.0, 1.0) if largest > 0 else weights
 
 
 def _pieces(tokenizer: Any, record: Record) -> tuple[str, list[tuple[int, int]]] | None:
@@ -114,79 +117,3 @@ def _cut(
     if at < stop:
         tokens.append(Token(text=rendered[at:stop]))
     return tuple(tokens)
-
-
-def trace_sections(tokenizer: Any, traced: Traced, *, top: int = 20) -> list[Section]:
-    """A section per query: the question, the rows that argue for its answer, and those against."""
-    from glasshouse.evidence.report import Section
-
-    return [
-        Section(
-            _heading(traced, name), _pool_words(traced, name, top), _query_evidence(tokenizer, traced, q, top)
-        )
-        for q, name in enumerate(traced.table.query_ids)
-    ]
-
-
-def _heading(traced: Traced, name: str) -> str:
-    return (
-        f"Query {name}"
-        if _of(traced, name)
-        else f"All {len(traced.prepared.queries)} queries as one question"
-    )
-
-
-def _of(traced: Traced, name: str) -> list[Record]:
-    """The query called so; none where all were asked as one (whose name a query might bear by chance)."""
-    if traced.prepared.options.query_agg != "each":
-        return []
-    return [record for record in traced.prepared.queries if record.id == name]
-
-
-def _query_evidence(tokenizer: Any, traced: Traced, q: int, top: int) -> tuple[EvidenceItem, ...]:
-    asked = _of(traced, traced.table.query_ids[q]) or list(traced.prepared.queries)
-    turns = [tuple((turn.role, turn.text) for turn in record.turns) for record in asked]
-    question = TranscriptsEvidence(
-        title="The answer to explain" if len(asked) == 1 else "The answers to explain",
-        transcripts=tuple(Transcript(turns=each) for each in turns),
-    )
-    sides: tuple[Literal["+", "-"], ...] = ("+", "-") if traced.highlight is not None else ("+",)
-    return (question, *(_side(tokenizer, traced, q, sign, top) for sign in sides))
-
-
-def _side(tokenizer: Any, traced: Traced, q: int, sign: Literal["+", "-"], top: int) -> RowsEvidence:
-    highlight, prepared = traced.highlight, traced.prepared
-    ranking = [(row, score) for row, score in traced.table.top(q, top, sign=sign) if score * _SIGN[sign] > 0]
-    what = _SIDES[sign] if highlight is not None else "Rows that share most words with it"
-    return RowsEvidence(
-        title=what if ranking else f"{what}: none",
-        caption=traced.table.meta["convention"][:1].upper() + traced.table.meta["convention"][1:] + ".",
-        rows=ranked_rows(
-            prepared.rows,
-            ranking,
-            tokenizer=tokenizer,
-            weights=None if highlight is None else lambda row: highlight(q, row),
-            note=lambda record: prepared.pools.get(record.id, ""),
-        ),
-    )
-
-
-_SIGN = {"+": 1.0, "-": -1.0}
-_SIDES = {"+": "Rows that argue most for the answer", "-": "Rows that argue most against the answer"}
-
-
-def _pool_words(traced: Traced, name: str, top: int) -> str:
-    """Where only some rows were scored: which, and what the random ones say about the others."""
-    from glasshouse.attribution.tracing import BY_CHANCE
-
-    pools = traced.prepared.pools
-    if not pools:
-        return ""
-    chance = sum(why == BY_CHANCE for why in pools.values())
-    best = [row for row, _ in traced.table.top(name, top)]
-    among = sum(pools[row] == BY_CHANCE for row in best)
-    return (
-        f"Only {len(pools):,} of {len(traced.prepared.rows):,} rows were scored: {len(pools) - chance:,} "
-        f"share words with a query, {chance:,} are random others. Of the first {len(best)}, {among} are "
-        "random; where many are, words do not find the causes: score all rows."
-    )

@@ -69,6 +69,7 @@ class Prepared:
     units: list[TokenRow]
     method: EKFAC | None
     cut: tuple[str, ...] = ()
+    unfinished: bool = False
     scored: list[int] | None = None
     pools: dict[str, str] = field(default_factory=dict)
 
@@ -83,6 +84,19 @@ class Prepared:
         if self.options.row_norm != "auto":
             return cast("RowNorm", self.options.row_norm)
         return "none" if any(record.text is not None for record in self.rows) else "grad"
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a reader must know before believing the ranking."""
+        notes = []
+        if self.cut:
+            notes.append(
+                f"{len(self.cut):,} of {len(self.rows):,} rows are longer than the model's context of "
+                f"{self.subject.context:,} tokens and are traced only so far (first: row {self.cut[0]})."
+            )
+        if self.unfinished:
+            notes.append("The reply goes on beyond what is traced: its end is not asked for.")
+        return tuple(notes)
 
     def spec(self) -> dict[str, Any]:
         """What makes two traces the same trace, the code included."""
@@ -147,7 +161,7 @@ def prepare(
     units, cut = _encoded(subject, rows)
     scored, pools = _pool(rows, queries, options)
     method = _method(options).bind(subject, units)
-    return Prepared(subject, rows, queries, options, wanted, units, method, cut, scored, pools)
+    return Prepared(subject, rows, queries, options, wanted, units, method, cut, unfinished, scored, pools)
 
 
 def encode_queries(subject: Subject, queries: Records, *, unfinished: bool = False) -> list[TokenRow]:
@@ -283,34 +297,10 @@ def _bm25(prepared: Prepared) -> ScoreTable:
     meta = {
         "strategy": "bm25",
         "measurement": "shared words",
-        "convention": "higher = more shared rare words; it knows no model, and no row argues against",
+        "convention": "higher = more shared rare words",
     }
     names = tuple(q.id for q in queries)
     return ScoreTable(scores.astype(np.float32), names, tuple(record.id for record in rows), meta)
-
-
-def write_scores(path: Path, traced: Traced) -> Path:
-    """`query, row, score, rank` (1 = argues most for it) as Parquet, best first for each query.
-
-    With `bm25_filter` also `pool`. The same trace gives the same bytes.
-    """
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    table, pools = traced.table, traced.prepared.pools
-    columns: dict[str, list[Any]] = {"query": [], "row": [], "score": [], "rank": []}
-    for q, query in enumerate(table.query_ids):
-        best = table.top(q, len(table.train_ids))
-        columns["query"] += [query] * len(best)
-        columns["row"] += [row for row, _ in best]
-        columns["score"] += [score for _, score in best]
-        columns["rank"] += range(1, len(best) + 1)
-    types = {"query": pa.string(), "row": pa.string(), "score": pa.float32(), "rank": pa.int64()}
-    if pools:
-        columns["pool"], types["pool"] = [pools[row] for row in columns["row"]], pa.string()
-    with files.atomic_path(path) as temporary:
-        pq.write_table(pa.table(columns, schema=pa.schema(list(types.items()))), temporary)
-    return path
 
 
 def _choice(flag: str, value: object, allowed: Any) -> None:

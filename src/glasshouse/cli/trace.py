@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
-    from glasshouse.attribution.tracing import Prepared, Traced
+    from glasshouse.attribution.tracing import Traced
     from glasshouse.corpora.records import Records
     from glasshouse.subjects import Subject
 
@@ -95,6 +95,7 @@ def trace(
     """
     from glasshouse.attribution import tracing
     from glasshouse.attribution.costing import expected_cost
+    from glasshouse.attribution.trace_page import write_trace
     from glasshouse.corpora.records import read_records
     from glasshouse.runtime.executors import get_executor
     from glasshouse.runtime.progress import Progress
@@ -114,8 +115,8 @@ def trace(
     subject = _open(model, device, dtype)
     queries, unfinished = (asked, False) if asked is not None else _one_query(subject, prompt or "", reply)
     prepared = tracing.prepare(subject, rows, queries, options, unfinished=unfinished)
-    for warning in _warnings(prepared, unfinished):
-        _print(f"Note: {warning}")
+    for note in prepared.notes:
+        _print(f"Note: {note}")
     _print(f"Cost: {expected_cost(prepared)}.")
     if dry_run:
         _print("Nothing was run or written.")
@@ -124,7 +125,7 @@ def trace(
         traced = tracing.trace(prepared, runs=DEFAULT_RUNS, report=progress.say, executor=mapper)
     if traced.stored:
         _print("An earlier run of the same trace is complete: its scores are used.")
-    _write(Path(out), traced, top, _warnings(prepared, unfinished))
+    write_trace(Path(out), traced, top=top)
     _say(traced, Path(out))
     return 0
 
@@ -172,65 +173,13 @@ def _one_query(subject: Subject, prompt: str, reply: str | None) -> tuple[Record
 
     unfinished = False
     if reply is None:
-        said = subject.generate([prompt], max_new_tokens=REPLY_TOKENS)[0][0]
+        room = max(1, subject.context - len(subject.encode(prompt)))
+        said = subject.generate([prompt], max_new_tokens=min(REPLY_TOKENS, room))[0][0]
         reply, unfinished = said.text, not said.finished
     if not reply.strip():
         raise InputError("there is no reply to explain", where="--reply", fix="give --reply TEXT")
     turns = (Turn("user", prompt), Turn("assistant", reply))
     return Records([Record(id="query", turns=turns, where="--prompt")]), unfinished
-
-
-def _warnings(prepared: Prepared, unfinished: bool) -> list[str]:
-    """What a reader must know before believing the ranking."""
-    notes = []
-    if prepared.cut:
-        n, context = len(prepared.cut), prepared.subject.context
-        notes.append(
-            f"{n:,} of {len(prepared.rows):,} rows are longer than the model's context ({context:,} tokens) "
-            f"and are traced only up to there (first: row {prepared.cut[0]})."
-        )
-    if unfinished:
-        notes.append(f"The model's reply goes on after {REPLY_TOKENS} tokens; its beginning is traced.")
-    return notes
-
-
-def _write(folder: Path, traced: Traced, top: int, warnings: list[str]) -> None:
-    """The three files; the report comes last, so that it never speaks of scores that are not there."""
-    from glasshouse.attribution.telling import trace_sections
-    from glasshouse.attribution.tracing import write_scores
-    from glasshouse.evidence.report import render_sections
-    from glasshouse.runtime import files
-
-    prepared = traced.prepared
-    sections = trace_sections(prepared.subject.tokenizer, traced, top=top)
-    provenance = {**prepared.spec(), **traced.table.meta, "row_norm": prepared.row_norm}
-    html = render_sections("Which training rows did it?", _lead(traced, warnings), sections, provenance)
-    shown = [
-        {
-            "query": s.heading,
-            "about": s.text,
-            "evidence": [item.model_dump(mode="json") for item in s.evidence],
-        }
-        for s in sections
-    ]
-    told = {
-        "schema_version": 1,
-        "subject": prepared.subject.name,
-        "notes": warnings,
-        "cut_rows": list(prepared.cut),
-        "queries": shown,
-        "provenance": provenance,
-    }
-    write_scores(folder / "scores.parquet", traced)
-    files.write_json(folder / "trace.json", told)
-    files.write_text(folder / "trace.html", html)
-
-
-def _lead(traced: Traced, warnings: list[str]) -> str:
-    n, asked, model = len(traced.table.train_ids), len(traced.prepared.queries), traced.prepared.subject.name
-    ranked = f"{n:,} training rows ranked for {asked:,} answer{'s' if asked > 1 else ''} of {model}."
-    tested = "A ranking is a hypothesis: leave the top rows out, train again, and look."
-    return " ".join([ranked, tested, *warnings])
 
 
 def _say(traced: Traced, folder: Path) -> None:
