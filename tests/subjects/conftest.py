@@ -7,7 +7,10 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-FAMILIES = ("gpt2", "gpt_neox", "gpt_neox_sequential", "llama", "mistral", "qwen2")
+FAMILIES = (
+    "gpt2", "gpt_neox", "gpt_neox_sequential", "llama", "mistral", "qwen2", "qwen3", "olmo", "olmo2", "phi3",
+    "gemma2", "gemma3", "gptj", "opt", "opt_projected",
+)  # fmt: skip
 TEMPLATE = (
     "<bos>{% for m in messages %}{{ '<user>' if m['role'] == 'user' else '<bot>' }}"
     "{{ m['content'] }}"
@@ -30,13 +33,27 @@ def tiny_model(family: str, *, vocab: int = 64, dtype: torch.dtype = torch.float
         "max_position_embeddings": 64,
     }
     grouped = {**common, **wide, "num_key_value_heads": 2}
+    # Heads wider than d / heads, one full and one sliding layer, windows shorter than the rows of the tests.
+    alternating = ["sliding_attention", "full_attention"]
+    gemma = {"head_dim": 16, "sliding_window": 8, "layer_types": alternating, "pad_token_id": None}
+    opt = {key: value for key, value in wide.items() if key != "intermediate_size"}
+    opt |= {"ffn_dim": 48, "init_std": common["initializer_range"], "pad_token_id": None}
     configs = {
         "gpt2": lambda: t.GPT2Config(**common, n_embd=32, n_layer=2, n_head=4, n_positions=64),
         "gpt_neox": lambda: t.GPTNeoXConfig(**common, **wide, use_parallel_residual=True),
         "gpt_neox_sequential": lambda: t.GPTNeoXConfig(**common, **wide, use_parallel_residual=False),
         "llama": lambda: t.LlamaConfig(**grouped),
-        "mistral": lambda: t.MistralConfig(**grouped, sliding_window=None),
+        "mistral": lambda: t.MistralConfig(**grouped, sliding_window=8),
         "qwen2": lambda: t.Qwen2Config(**grouped),
+        "qwen3": lambda: t.Qwen3Config(**grouped, head_dim=8),
+        "olmo": lambda: t.OlmoConfig(**grouped, pad_token_id=None, clip_qkv=1.5),
+        "olmo2": lambda: t.Olmo2Config(**grouped, pad_token_id=None),
+        "phi3": lambda: t.Phi3Config(**grouped, pad_token_id=None, sliding_window=8),
+        "gemma2": lambda: t.Gemma2Config(**grouped, **gemma, final_logit_softcapping=3.0),
+        "gemma3": lambda: t.Gemma3TextConfig(**grouped, **gemma),
+        "gptj": lambda: t.GPTJConfig(**common, n_embd=32, n_layer=2, n_head=4, n_positions=64, rotary_dim=4),
+        "opt": lambda: t.OPTConfig(**common, **opt, word_embed_proj_dim=32),
+        "opt_projected": lambda: t.OPTConfig(**common, **opt, word_embed_proj_dim=16),
     }
     with torch.random.fork_rng():
         torch.manual_seed(0)
@@ -92,6 +109,11 @@ def own_home(tmp_path_factory):
 @pytest.fixture(scope="session")
 def tiny() -> SimpleNamespace:
     return SimpleNamespace(model=tiny_model, subject=tiny_subject, tokenizer=byte_tokenizer, rows=token_rows)
+
+
+@pytest.fixture(params=FAMILIES)
+def any_family(request):
+    return request.param
 
 
 @pytest.fixture(params=FAMILIES)

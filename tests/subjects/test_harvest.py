@@ -19,6 +19,25 @@ def test_a_harvest_equals_direct_reads(any_subject, tiny, tmp_path) -> None:
         torch.testing.assert_close(found.load(site), expected, rtol=1e-4, atol=1e-4)
 
 
+def test_all_tokens_of_rows_of_different_lengths(any_subject, tiny, tmp_path) -> None:
+    rows = tiny.rows(9)
+    options = {"positions": None, "rows_per_shard": 4, "batch_tokens": 20}
+    found = collect(any_subject, rows, SITES, tmp_path, **options)
+    assert found.lengths().tolist() == [len(row) for row in rows]
+    for site in SITES:
+        alone = [any_subject.run([row], read=[site])[site][0] for row in rows]
+        torch.testing.assert_close(found.load(site), torch.cat(alone), rtol=1e-4, atol=1e-4)
+        for one, two in zip(found.rows(site), alone, strict=True):
+            torch.testing.assert_close(one, two, rtol=1e-4, atol=1e-4)
+    before = [shard.stat().st_mtime_ns for shard in found.shards]
+    again = collect(any_subject, rows, SITES, tmp_path, **options)
+    assert [shard.stat().st_mtime_ns for shard in again.shards] == before
+    with pytest.raises(StaleError, match="other positions"):
+        collect(any_subject, rows, SITES, tmp_path, rows_per_shard=4)
+    with pytest.raises(InputError, match=r"the pattern .* has no rows of tokens"):
+        collect(any_subject, rows, ["pattern.0"], tmp_path / "patterns", positions=None)
+
+
 def test_a_killed_harvest_goes_on(tiny, tmp_path, monkeypatch) -> None:
     subject, rows = tiny.subject("gpt2"), tiny.rows(10)
     whole = collect(subject, rows, SITES, tmp_path / "whole", rows_per_shard=3)
@@ -43,6 +62,9 @@ def test_a_killed_harvest_goes_on(tiny, tmp_path, monkeypatch) -> None:
 def test_formats_and_refusals(tiny, tmp_path) -> None:
     subject, rows = tiny.subject("gpt2"), tiny.rows(3)
     found = collect(subject, rows, SITES, tmp_path / "a", dtype="bf16")
+    assert torch.equal(torch.stack(list(found.rows("z.1.2"))), found.load("z.1.2"))
+    with pytest.raises(InputError, match="only some positions"):
+        found.lengths()
     assert found.load("z.1.2").dtype == torch.bfloat16 and found.load("z.1.2").shape == (3, 1, 8)
     with pytest.raises(InputError, match=r"resid_pre.0 was not collected; choose from resid_post.0, z.1.2"):
         found.load("resid_pre.0")

@@ -63,7 +63,8 @@ def refused(source, match: str, error: type = InputError, **options) -> None:
     assert "\n" not in str(caught.value)
 
 
-def test_wrong_paths(tmp_path) -> None:
+def test_wrong_paths(tmp_path, monkeypatch) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     refused(tmp_path / "nowhere", "there is no folder")
     refused("some/model", "HF_HUB_OFFLINE forbids asking the hub")
     refused("planet://earth", "cannot open 'planet://earth'; give a folder")
@@ -129,17 +130,8 @@ def test_resolvers_open_other_names(saved) -> None:
 
 
 def test_wrappers_are_unwrapped(tiny) -> None:
-    from peft import LoraConfig, get_peft_model
-
     model = tiny.model("gpt2")
     assert unwrap(nn.DataParallel(model)) is model
-    plain = as_subject(model, self_test=False).logprobs([[1, 2, 3]])
-    config = LoraConfig(target_modules=["c_attn"], init_lora_weights=False, fan_in_fan_out=True)
-    adapted = get_peft_model(model, config)
-    subject = as_subject(adapted)
-    assert subject.architecture == "gpt2" and not torch.allclose(
-        subject.logprobs([[1, 2, 3]]), plain, atol=1e-3
-    )
 
 
 # -- architectures
@@ -157,7 +149,7 @@ class Stranger(nn.Module):
 def test_an_unknown_model_lists_what_was_tried() -> None:
     refused(
         Stranger(),
-        r"'stranger'.*tried gpt2 \(no transformer.h\), gpt_neox .*register_arch",
+        r"'stranger' is in no row of the table \(gpt2, gpt_neox.*does not show an output matrix; .*register",
         UnknownArchitecture,
     )
 
@@ -190,26 +182,6 @@ def test_a_family_can_be_registered(tiny) -> None:
                 register_arch(broken)
     finally:
         _REGISTERED.clear()
-
-
-def test_a_family_without_a_row_is_matched_by_structure_and_tested(tiny) -> None:
-    import transformers as t
-
-    config = t.OlmoConfig(
-        vocab_size=64,
-        hidden_size=32,
-        intermediate_size=48,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        max_position_embeddings=64,
-        initializer_range=0.3,
-        pad_token_id=None,
-        bos_token_id=0,
-        eos_token_id=1,
-    )
-    torch.manual_seed(0)
-    subject = as_subject(t.AutoModelForCausalLM.from_config(config).eval(), self_test=False)
-    assert (subject.architecture, subject.parts.known) == ("llama", False)
 
 
 # -- self-test

@@ -8,6 +8,11 @@ from glasshouse.corpora.rows import TokenRow, pad, rows_to_padded
 from glasshouse.runtime.errors import AccessError, InputError
 from glasshouse.subjects import Site
 
+# The modules whose outputs a block adds to its residual, where they are not the attention and the MLP.
+POST_NORMS = ("post_attention_layernorm", "post_feedforward_layernorm")
+TERMS = {"olmo2": POST_NORMS, "gemma2": POST_NORMS, "opt": ("self_attn", "fc2")}
+TERMS |= {"gpt2": ("attn", "mlp"), "gptj": ("attn", "mlp"), "gpt_neox": ("attention", "mlp")}
+
 
 def by_hand(subject, ids: torch.Tensor) -> dict[str, torch.Tensor]:
     """The sites of block 1, recomputed from the inputs of modules caught by plain forward hooks."""
@@ -16,15 +21,19 @@ def by_hand(subject, ids: torch.Tensor) -> dict[str, torch.Tensor]:
 
     def catch(name, module) -> object:
         def hook(_, args, kwargs, out) -> None:
-            caught[f"{name}.in"] = (args[0] if args else kwargs["hidden_states"]).clone()
-            caught[f"{name}.out"] = (out[0] if isinstance(out, tuple) else out).clone()
+            given = args[0] if args else kwargs["hidden_states"]
+            made = out[0] if isinstance(out, tuple) else out
+            for side, value in (("in", given), ("out", made)):  # OPT flattens rows around its MLP
+                caught[f"{name}.{side}"] = value.clone().reshape(*ids.shape, -1)
 
         return module.register_forward_hook(hook, with_kwargs=True)
 
-    named = {"attention": row.attention, "out": row.out_proj, "mlp": row.mlp, "down": row.down_proj}
+    attention, mlp = TERMS.get(subject.architecture, ("self_attn", "mlp"))
+    named = {"attention": attention, "out": row.out_proj, "mlp": mlp, "down": row.down_proj}
     handles = [catch(name, block.get_submodule(path)) for name, path in named.items()]
     handles += [catch(f"qkv{i}", block.get_submodule(path)) for i, path in enumerate(row.qkv)]
     handles += [catch("block", block), catch("norm", subject.parts.final_norm)]
+    handles += [catch("head", subject.model.get_output_embeddings())]
     with torch.no_grad():
         logits = subject.model(input_ids=ids).logits
     for handle in handles:
@@ -40,7 +49,8 @@ def projections(subject, caught) -> list[torch.Tensor]:
     if layout == "separate":
         return [caught[f"qkv{i}.out"].reshape(*out.shape[:2], -1, d_head) for i in range(3)]
     if layout == "blocks":
-        return [part.reshape(*out.shape[:2], -1, d_head) for part in out.chunk(3, -1)]
+        groups = 2 if subject.architecture == "phi3" else 4  # heads of 8: [Q | K | V]
+        return [part.unflatten(-1, (-1, d_head)) for part in out.split([32, 8 * groups, 8 * groups], -1)]
     return list(out.reshape(*out.shape[:2], subject.n_heads, 3 * d_head).chunk(3, -1))
 
 
@@ -64,14 +74,18 @@ def test_every_site_is_what_its_name_says(any_subject) -> None:
         "k.1": k,
         "v.1": v,
         "v.1.1": v[:, :, 1],
-        "logits": caught["logits"],
+        "logits": caught["head.out"],
     }
+    total = caught["block.in"] + caught["attention.out"] + caught["mlp.out"]
+    torch.testing.assert_close(total, caught["block.out"], rtol=1e-5, atol=1e-5)
     if any_subject.parts.has_mid:
         expected["resid_mid.1"] = caught["block.in"] + caught["attention.out"]
     run = any_subject.run(ids.tolist(), read=list(expected))
     for site, value in expected.items():
         torch.testing.assert_close(run[site], value, rtol=1e-5, atol=1e-5, msg=lambda m, s=site: f"{s}: {m}")
     torch.testing.assert_close(run.logits, caught["logits"], rtol=1e-5, atol=1e-5)
+    # Gemma-2 caps its logits after the output matrix, the others do not.
+    assert torch.equal(run["logits"], run.logits) == (any_subject.parts.soft_cap is None)
     assert {str(site) for site in any_subject.sites()} >= {s for s in expected if s.count(".") < 2}
 
 
@@ -80,6 +94,13 @@ def test_embed_is_the_stream_before_block_0(any_subject) -> None:
     tokens = any_subject.model.get_input_embeddings()(torch.tensor([[5, 9, 33]]))
     if any_subject.architecture == "gpt2":
         tokens = tokens + any_subject.model.transformer.wpe(torch.arange(3))
+    if any_subject.architecture == "opt":  # project_in comes before the positions, which start at 2
+        decoder = any_subject.model.model.decoder
+        tokens = tokens if decoder.project_in is None else decoder.project_in(tokens)
+        tokens = tokens + decoder.embed_positions.weight[2:5]
+    if any_subject.architecture == "gemma2":
+        weight = any_subject.model.model.embed_tokens.weight
+        torch.testing.assert_close(tokens[0], weight[[5, 9, 33]] * 32**0.5)
     torch.testing.assert_close(run["embed"], tokens.detach())
     assert torch.equal(run["embed"], run["resid_pre.0"])
 
@@ -92,6 +113,10 @@ def test_attention_mixes_values_by_the_pattern(any_subject) -> None:
     assert any_subject.model.config._attn_implementation == before
     run = any_subject.run(rows, read=["v.1", "z.1"])
     v = run["v.1"].repeat_interleave(any_subject.n_heads // run["v.1"].shape[2], dim=2)
+    if getattr(any_subject.model.config, "clip_qkv", None):  # OLMo: after the projection
+        clipped = v.clamp(-1.5, 1.5)
+        assert not torch.equal(v, clipped)
+        v = clipped
     torch.testing.assert_close(torch.einsum("bhts,bshd->bthd", pattern, v), run["z.1"], rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(pattern.sum(-1), torch.ones(pattern.shape[:3]))
     reduced = any_subject.attention(rows, layers=[1], reduce=lambda p: p[:, :, -1].argmax(-1))

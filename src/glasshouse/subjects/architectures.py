@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from glasshouse.runtime.errors import InputError, UnknownArchitecture
+from glasshouse.subjects.adapters import refuse_virtual_tokens
 
 
 @dataclass(frozen=True)
@@ -115,6 +116,7 @@ def unwrap(model: nn.Module) -> nn.Module:
     """The transformers model inside a PeftModel (its adapters stay active), DataParallel or compilation."""
     while True:
         if hasattr(model, "get_base_model"):
+            refuse_virtual_tokens(model)
             inner: Any = model.get_base_model  # of peft, which is not imported for this
             model = inner()
         elif isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):

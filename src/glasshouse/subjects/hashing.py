@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from glasshouse.runtime.errors import NumericalError
+from glasshouse.subjects.adapters import adapter_facts
 
 # Fields of a config that say where a model came from or how it is run, not what it computes.
 _NOT_THE_MODEL = {
@@ -23,7 +24,7 @@ _NOT_THE_MODEL = {
 
 
 def model_hash(model: nn.Module, tokenizer: Any = None) -> str:
-    """Hex SHA-256 over the sorted tensors (name, dtype, shape, bytes), the config and the tokenizer.
+    """Hex SHA-256 over the sorted tensors (name, dtype, shape, bytes), config, tokenizer, adapters' scales.
 
     The same model has the same hash in memory and from any folder; another dtype is another model.
     """
@@ -35,6 +36,9 @@ def model_hash(model: nn.Module, tokenizer: Any = None) -> str:
         digest.update(_bytes(tensor))
     digest.update(_canonical(_config(model)))
     digest.update(_canonical(_tokenizer(tokenizer)))
+    adapters = adapter_facts(model)
+    if adapters:
+        digest.update(_canonical(adapters))
     return digest.hexdigest()
 
 

@@ -14,6 +14,7 @@ from torch import nn
 
 from glasshouse.runtime.devices import pick_device, pick_dtype
 from glasshouse.runtime.errors import InputError
+from glasshouse.subjects.adapters import attach, base_of, is_adapter
 
 if TYPE_CHECKING:
     from glasshouse.subjects.subject import Subject
@@ -39,9 +40,10 @@ def as_subject(
 ) -> Subject:
     """The model under study, with everything its access allows.
 
-    `source` is a checkpoint folder, a hub id, `scheme://name` of a registered resolver, a transformers model
-    (used in place; `auto` keeps its device and dtype) or a Subject (returned as it is). Code from a
-    checkpoint is never run and pickled weights are never read.
+    `source` is a checkpoint folder, the folder of a PEFT adapter (its config names the base model), a hub id,
+    `scheme://name` of a registered resolver, a transformers model, adapted or not (used in place; `auto`
+    keeps its device and dtype) or a Subject (returned as it is). Code from a checkpoint is never run and
+    pickled weights are never read.
 
     Raises InputError for a source that cannot be opened, UnknownArchitecture when the access layer cannot
     find its way in the model or its self-test fails, NumericalError for NaN weights, DeviceError for a device
@@ -70,24 +72,44 @@ def as_subject(
 def _open(source: str, tokenizer: Any, device: str, dtype: str) -> Subject:
     from glasshouse.subjects.subject import Subject
 
-    scheme, separator, name = source.partition("://")
-    meta: Mapping[str, Any] = {}
-    folder: Path | str = Path(source).expanduser()
-    if separator:
-        if scheme not in _RESOLVERS:
-            known = ", ".join(f"{one}://" for one in sorted(_RESOLVERS)) or "none"
-            raise InputError(
-                f"cannot open {source!r}", fix=f"give a folder or a name of a known kind ({known})"
-            )
-        folder, meta = _RESOLVERS[scheme](name)
-    if Path(folder).is_dir():
-        _check_folder(Path(folder), with_tokenizer=tokenizer is None)
+    folder, meta, name = _resolved(source)
+    adapter = folder if is_adapter(folder) else None
+    base = Path(base_of(adapter)) if adapter else folder
+    # The folder of an adapter may bring a tokenizer of its own.
+    words = adapter if adapter and _has_tokenizer(adapter) else base
+    if base.is_dir():
+        _check_folder(base, with_tokenizer=tokenizer is None and words is base)
+    elif adapter and base.is_absolute():
+        raise InputError(
+            f"the adapter belongs to the model at {str(base)!r}, which is not there",
+            where=str(adapter),
+            fix="correct base_model_name_or_path in its adapter_config.json",
+        )
     else:
-        folder = _hub_id(source)
+        _check_hub_id(str(base))
     device = pick_device(device)
-    model = _load_model(str(folder), device, pick_dtype(dtype, device))
-    loaded = tokenizer if tokenizer is not None else _load_tokenizer(str(folder))
-    return Subject(model, loaded, name=source if separator else Path(source).name, meta=meta)
+    model = _load_model(str(base), device, pick_dtype(dtype, device))
+    if adapter:
+        model, meta = attach(model, adapter), {**meta, "base": str(base)}
+    loaded = tokenizer if tokenizer is not None else _load_tokenizer(str(words))
+    return Subject(model, loaded, name=name, meta=meta)
+
+
+def _resolved(source: str) -> tuple[Path, Mapping[str, Any], str]:
+    """The folder (or hub id) a name stands for, what is known about it, and what to call the subject."""
+    scheme, separator, name = source.partition("://")
+    if not separator:
+        return Path(source).expanduser(), {}, Path(source).name
+    if scheme not in _RESOLVERS:
+        known = ", ".join(f"{one}://" for one in sorted(_RESOLVERS)) or "none"
+        raise InputError(f"cannot open {source!r}", fix=f"give a folder or a name of a known kind ({known})")
+    folder, meta = _RESOLVERS[scheme](name)
+    return Path(folder), meta, source
+
+
+def _has_tokenizer(folder: Path) -> bool:
+    named = ("tokenizer.json", "tokenizer_config.json", "vocab.json", "tokenizer.model")
+    return any((folder / name).is_file() for name in named)
 
 
 def _check_folder(folder: Path, *, with_tokenizer: bool) -> None:
@@ -104,14 +126,13 @@ def _check_folder(folder: Path, *, with_tokenizer: bool) -> None:
         raise InputError(
             what, where=where, fix="save the model with save_pretrained, which writes model.safetensors"
         )
-    named = ("tokenizer.json", "tokenizer_config.json", "vocab.json", "tokenizer.model")
-    if with_tokenizer and not any((folder / name).is_file() for name in named):
+    if with_tokenizer and not _has_tokenizer(folder):
         raise InputError(
             "the folder has no tokenizer", where=where, fix="save its tokenizer there, or give tokenizer=..."
         )
 
 
-def _hub_id(source: str) -> str:
+def _check_hub_id(source: str) -> None:
     offline = os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "TRUE", "YES", "ON")
     if _HUB_ID.fullmatch(source) is None:
         raise InputError(f"there is no folder {source!r}", fix="give the folder of a saved model")
@@ -120,7 +141,6 @@ def _hub_id(source: str) -> str:
             f"there is no folder {source!r}, and HF_HUB_OFFLINE forbids asking the hub",
             fix="give a folder, or unset HF_HUB_OFFLINE",
         )
-    return source
 
 
 def _load_model(source: str, device: str, dtype: torch.dtype) -> nn.Module:
