@@ -96,6 +96,20 @@ def test_language_models_of_each_family(any_model) -> None:
     assert not any(module.selected for module in describe_modules(any_model) if module.kind == "embedding")
 
 
+def test_rows_flattened_around_a_layer_are_still_rows(tiny) -> None:
+    """OPT gives its MLP [B*T, d]; tracked alone, its tokens must not pass for examples."""
+    model, ids = tiny.model("opt"), torch.tensor([[5, 6, 7, 8], [9, 3, 2, 1]])
+    name = "model.decoder.layers.0.fc1"
+    with Capture(model, [name]) as capture:
+        pair = capture.gradients(model(input_ids=ids).logits.pow(2).sum())[name]
+        alone = [capture.gradients(model(input_ids=row[None]).logits.pow(2).sum())[name] for row in ids]
+        inputs = capture.activations(lambda: model(input_ids=ids))[name]
+    assert pair.a.shape == (2, 4, 33) and pair.g.shape == (2, 4, 48)
+    expected = torch.cat([one.gradient() for one in alone])
+    torch.testing.assert_close(pair.gradient(), expected, rtol=1e-4, atol=1e-4)
+    assert torch.equal(inputs, pair.a)
+
+
 def test_no_parameter_gradient_is_left_and_requires_grad_is_restored() -> None:
     model = Sequence()
     model.conv.weight.requires_grad_(False)

@@ -73,6 +73,7 @@ class Capture:
         self._handles: list[RemovableHandle] = []
         self._trainable: list[nn.Parameter] = []
         self._inputs_only = False
+        self._shape: torch.Size | None = None
 
     def __enter__(self) -> Capture:
         if self.model in _ACTIVE:
@@ -84,6 +85,9 @@ class Capture:
         self._trainable = [p for p in self.model.parameters() if p.requires_grad]
         for parameter in self._trainable:
             parameter.requires_grad_(False)
+        tokens = next((m for m in self.model.modules() if isinstance(m, nn.Embedding)), None)
+        if tokens is not None:
+            self._handles.append(tokens.register_forward_pre_hook(self._note_shape))
         for name in self.modules:
             hook = self._recorder(name)
             self._handles.append(self.model.get_submodule(name).register_forward_hook(hook, with_kwargs=True))
@@ -134,6 +138,11 @@ class Capture:
         finally:
             self._inputs_only, self._calls = False, {}
 
+    def _note_shape(self, _: nn.Module, args: tuple[Any, ...]) -> None:
+        """Rows and positions of the batch, as the token ids have them."""
+        ids = args[0] if args else None
+        self._shape = ids.shape if isinstance(ids, Tensor) and ids.ndim == 2 else None
+
     def _recorder(self, name: str) -> Callable[..., Tensor | None]:
         def record(
             module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any
@@ -141,6 +150,8 @@ class Capture:
             if not (torch.is_grad_enabled() or self._inputs_only):
                 return None  # a pass without gradients, for instance to sample labels
             a = args[0] if args else next(iter(kwargs.values()))
+            if self._shape is not None and a.ndim == 2 and len(a) == self._shape.numel():
+                a = a.unflatten(0, self._shape)  # OPT flattens rows and positions around its MLP
             output, edge, replaced = self._root(output)
             self._calls.setdefault(name, []).append(_Call(a.detach(), edge, output.detach()))
             return output if replaced else None
@@ -178,8 +189,9 @@ class Capture:
             a = _inputs(module, call.a)
             # A module that the loss does not depend on has gradient zero.
             g = _outputs(module, torch.zeros_like(call.output) if grad is None else grad)
+            g = g.reshape(len(a), -1, g.shape[-1])  # where the input was unflattened
             if a.shape[0] != rows and a.shape[1] == 1 and a.shape[0] % rows == 0:
-                # Some architectures (OPT) flatten rows and positions around a layer: fold them back.
+                # The same in a model whose token ids were not seen: fold as the other modules are.
                 a, g = a.reshape(rows, -1, a.shape[-1]), g.reshape(rows, -1, g.shape[-1])
             if a.shape[0] != rows:
                 raise UntrackedModuleError(
