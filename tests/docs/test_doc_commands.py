@@ -17,7 +17,9 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = ["README.md", *(str(p.relative_to(ROOT)) for p in sorted((ROOT / "docs/tutorials").glob("*.md")))]
-BLOCK = re.compile(r"(?P<skip><!-- not run: (?P<why>.*?) -->\n+)?```(?P<kind>bash|python)\n(?P<code>.*?)```", re.S)
+BLOCK = re.compile(
+    r"(?P<skip><!-- not run: (?P<why>.*?) -->\n+)?```(?P<kind>bash|python)\n(?P<code>.*?)```", re.S
+)
 
 
 @dataclass(frozen=True)

@@ -110,7 +110,7 @@ def trace(
     mapper = get_executor(executor)
     if not dry_run:
         _check_writable(out, DEFAULT_RUNS)
-    rows = read_records(train)
+    rows = read_records(_rows_file(train))
     asked = None if query is None else read_records(query)
     subject = _open(model, device, dtype)
     queries, unfinished = (asked, False) if asked is not None else _one_query(subject, prompt or "", reply)
@@ -152,6 +152,19 @@ def _open(model: str, device: str, dtype: str) -> Subject:
     import glasshouse
 
     return glasshouse.open(model, device=device, dtype=dtype)
+
+
+def _rows_file(train: str) -> str:
+    """The file of rows; an organism stands for its own."""
+    from glasshouse.audit.target import resolve
+    from glasshouse.runtime.errors import InputError
+
+    if not train.startswith("organism://"):
+        return train
+    rows = resolve(train).rows
+    if rows is None:
+        raise InputError("this organism has no rows", where=train, fix="give the file of its rows")
+    return str(rows)
 
 
 def _damping(text: str) -> Any:

