@@ -33,15 +33,24 @@ class Pair:
     """`a` [B, T, in(+1)] and `g` [B, T, out] of one module, in the model's dtype.
 
     T is 1 for inputs without positions, the number of output pixels for a Conv2d, one-hot rows for an
-    Embedding. A module called k times in the pass has all its calls along T.
+    Embedding. A module called k times in the pass has all its calls along T. With `ones` the bias's column of
+    ones belongs after the last one of `a` and is not stored: products stay at widths that processors like,
+    and `a` is the model's own activation, not a copy.
     """
 
     a: Tensor
     g: Tensor
+    ones: bool = False
+
+    @property
+    def in_features(self) -> int:
+        """Columns of the layer gradient, the bias's included."""
+        return self.a.shape[2] + self.ones
 
     def gradient(self) -> Tensor:
         """Per-example layer gradients [B, out, in(+1)]."""
-        return torch.einsum("bto,bti->boi", self.g, self.a)
+        found = torch.einsum("bto,bti->boi", self.g, self.a)
+        return torch.cat([found, self.g.sum(1).unsqueeze(2)], 2) if self.ones else found
 
 
 @dataclass(frozen=True)
@@ -61,14 +70,14 @@ class Capture:
     ((3, 1, 3), (3, 1, 1))
 
     Parameters are frozen inside the block and restored after it, so the graph starts at the first tracked
-    module. Raises UntrackedModuleError for modules that cannot be tracked, InputError for a second capture of
+    module. With `ones=False` no column of ones is stored (see `Pair`). Raises UntrackedModuleError for modules that cannot be tracked, InputError for a second capture of
     the same model or for a model whose training mode makes examples random or dependent on one another.
     """
 
-    def __init__(self, model: nn.Module, names: Sequence[str]) -> None:
+    def __init__(self, model: nn.Module, names: Sequence[str], *, ones: bool = True) -> None:
         described = {module.name: module for module in describe_modules(model, list(names))}
         self.modules: dict[str, TrackedModule] = {name: described[name] for name in names}
-        self.model = model
+        self.model, self.ones = model, ones
         self._calls: dict[str, list[_Call]] = {}
         self._handles: list[RemovableHandle] = []
         self._trainable: list[nn.Parameter] = []
@@ -133,7 +142,7 @@ class Capture:
             found = {}
             for name in self.modules:
                 module = self.model.get_submodule(name)
-                found[name] = torch.cat([_inputs(module, call.a) for call in self._called(name)], dim=1)
+                found[name] = torch.cat([_with_ones(module, call.a) for call in self._called(name)], dim=1)
             return found
         finally:
             self._inputs_only, self._calls = False, {}
@@ -186,7 +195,7 @@ class Capture:
         rows = min(call.a.shape[0] for _, call in calls)
         for (name, call), grad in zip(calls, grads, strict=True):
             module = self.model.get_submodule(name)
-            a = _inputs(module, call.a)
+            a = _with_ones(module, call.a) if self.ones else _inputs(module, call.a)
             # A module that the loss does not depend on has gradient zero.
             g = _outputs(module, torch.zeros_like(call.output) if grad is None else grad)
             g = g.reshape(len(a), -1, g.shape[-1])  # where the input was unflattened
@@ -201,27 +210,39 @@ class Capture:
                 )
             halves.setdefault(name, []).append((a, g))
         return {
-            name: Pair(torch.cat([a for a, _ in parts], 1), torch.cat([g for _, g in parts], 1))
-            if len(parts) > 1
-            else Pair(*parts[0])
+            name: Pair(
+                _joined([a for a, _ in parts]),
+                _joined([g for _, g in parts]),
+                not self.ones and _has_bias(self.model.get_submodule(name)),
+            )
             for name, parts in halves.items()
         }
 
 
-def _inputs(module: nn.Module, a: Tensor) -> Tensor:
+def _joined(calls: list[Tensor]) -> Tensor:
+    return calls[0] if len(calls) == 1 else torch.cat(calls, 1)
+
+
+def _has_bias(module: nn.Module) -> bool:
+    return not isinstance(module, nn.Embedding) and getattr(module, "bias", None) is not None
+
+
+def _with_ones(module: nn.Module, a: Tensor) -> Tensor:
     """The raw input as [B, T, in(+1)]."""
+    a = _inputs(module, a)
+    return torch.cat([a, a.new_ones(*a.shape[:-1], 1)], dim=-1) if _has_bias(module) else a
+
+
+def _inputs(module: nn.Module, a: Tensor) -> Tensor:
+    """The raw input as [B, T, in]."""
     if isinstance(module, nn.Embedding):
         hot = F.one_hot(a.reshape(a.shape[0], -1), module.num_embeddings).to(module.weight.dtype)
         if module.padding_idx is not None:
             hot[..., module.padding_idx] = 0  # torch never gives this row a gradient
         return hot
     if isinstance(module, nn.Conv2d):
-        a = _patches(module, a)
-    else:
-        a = a.reshape(a.shape[0], -1, a.shape[-1])
-    if getattr(module, "bias", None) is None:
-        return a
-    return torch.cat([a, a.new_ones(*a.shape[:-1], 1)], dim=-1)
+        return _patches(module, a)
+    return a.reshape(a.shape[0], -1, a.shape[-1])
 
 
 def _patches(module: nn.Conv2d, a: Tensor) -> Tensor:
