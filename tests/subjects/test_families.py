@@ -73,7 +73,7 @@ def test_rows_longer_than_the_window(tiny, family) -> None:
             real = batch.attention_mask[i].bool()
             found = together["resid_post.1"][i][real]
             torch.testing.assert_close(found, one["resid_post.1"][0], rtol=1e-4, atol=1e-4)
-    prompts, completions = [rows[0]] * 12, tiny.rows(12, seed=6, low=1, high=14)  # the prompt is run once
+    prompts, completions = [max(rows, key=len)] * 12, tiny.rows(12, seed=6, low=1, high=14)  # the prompt is run once
     found = subject.score(prompts, completions)
     for prompt, completion, score in zip(prompts, completions, found, strict=True):
         logits = subject.run([[*prompt, *completion]]).logits[0].log_softmax(-1)

@@ -134,6 +134,33 @@ def test_wrappers_are_unwrapped(tiny) -> None:
     assert unwrap(nn.DataParallel(model)) is model
 
 
+def test_a_dispatched_model_is_the_same_model(tiny, tmp_path) -> None:
+    """Accelerate replaces the forward of every module; reads, edits and generation go on as before."""
+    from accelerate import dispatch_model
+
+    rows = tiny.rows(4)
+    for family in ("llama", "gpt2", "opt"):
+        plain, model = tiny.subject(family), tiny.model(family, vocab=300)
+        dispatch_model(model, {"": "cpu"}, force_hooks=True)
+        subject = as_subject(model, tokenizer=plain.tokenizer)
+        assert subject.hash == plain.hash
+        assert torch.equal(subject.logprobs(rows), plain.logprobs(rows))
+        found, expected = (s.run(rows, read=["z.1"], positions=[-1]) for s in (subject, plain))
+        assert torch.equal(found["z.1"], expected["z.1"])
+        [said], [same] = (s.generate(rows[:1], max_new_tokens=4)[0] for s in (subject, plain))
+        assert said == same
+
+
+def test_models_whose_weights_are_elsewhere(tiny, tmp_path) -> None:
+    from accelerate import disk_offload
+
+    model = tiny.model("llama")
+    model.hf_device_map = {"model": 0, "lm_head": 1}
+    refused(model, "the model is split over 0, 1 and stays there; leave device at auto")
+    offloaded = disk_offload(tiny.model("llama"), tmp_path / "weights")
+    refused(offloaded, "weight '.*': its values are not in memory", device="auto")
+
+
 # -- architectures
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from glasshouse.runtime.errors import NumericalError
+from glasshouse.runtime.errors import InputError, NumericalError
 from glasshouse.subjects.adapters import adapter_facts
 
 # Fields of a config that say where a model came from or how it is run, not what it computes.
@@ -43,8 +43,18 @@ def model_hash(model: nn.Module, tokenizer: Any = None) -> str:
 
 
 def check_finite(model: nn.Module) -> None:
-    """Raise NumericalError naming the first weight with NaN or infinity; one pass over the weights."""
+    """Raise NumericalError naming the first weight with NaN or infinity; one pass over the weights.
+
+    Weights that are not in memory (offloaded to disk, or never loaded) are an InputError: they can be neither
+    checked nor hashed.
+    """
     for name, parameter in model.named_parameters():
+        if parameter.is_meta:
+            raise InputError(
+                "its values are not in memory",
+                where=f"weight {name!r}",
+                fix="load the model without offloading",
+            )
         if parameter.is_floating_point() and not torch.isfinite(parameter.detach().sum(dtype=torch.float32)):
             raise NumericalError(
                 "the weights hold NaN or infinity",

@@ -241,7 +241,8 @@ class Session:
         """[B, T, ...] at the wanted positions: [B, n, ...]."""
         assert self.positions is not None and self._place is not None
         place = self._place.ending(part.shape[1])
-        wanted, given = (t.to(part.device).expand(len(part), -1) for t in self.positions)
+        # In a model split over devices the rows are described on the first one.
+        wanted, given = (t.to(place.rows.device).expand(len(part), -1) for t in self.positions)
         if not bool(given.all()):
             raise InputError(
                 "rows ask for different numbers of positions", fix="give the same number for each"
@@ -249,7 +250,7 @@ class Session:
         wanted = torch.where(wanted < 0, wanted + place.prompt_lengths[:, None], wanted)
         if bool(((wanted < 0) | (wanted >= place.prompt_lengths[:, None])).any()):
             raise InputError("a position lies outside its row", fix="give indices into the unpadded row")
-        columns = wanted - place.past + place.starts[:, None]
+        columns = (wanted - place.past + place.starts[:, None]).to(part.device)
         return part[torch.arange(len(part), device=part.device)[:, None], columns]
 
 

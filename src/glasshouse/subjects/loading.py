@@ -198,6 +198,11 @@ def _quiet() -> Iterator[None]:
 
 
 def _place(model: nn.Module, device: str, dtype: str) -> nn.Module:
+    spread = sorted({str(one) for one in (getattr(model, "hf_device_map", None) or {}).values()})
+    if device != "auto" and len(spread) > 1:
+        raise InputError(
+            f"the model is split over {', '.join(spread)} and stays there", fix="leave device at auto"
+        )
     if device != "auto":
         model = model.to(pick_device(device))
     return model if dtype == "auto" else model.to(pick_dtype(dtype))

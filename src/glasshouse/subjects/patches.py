@@ -67,9 +67,10 @@ class Patch:
         b, t, j = self._select(columns)
         if not len(b):
             return x
-        old = x[b, t]  # [m, ...]
+        cells = b.to(x.device), t.to(x.device)  # a split model has its rows described on its first device
+        old = x[cells]  # [m, ...]
         new = self._edited(old, self._values(x, columns, b, j))
-        return x.index_put((b, t), new.to(x.dtype).expand_as(old))
+        return x.index_put(cells, new.to(x.dtype).expand_as(old))
 
     def _covers_all(self, place: Place, x: Tensor) -> bool:
         if self._table is not None or self.rows is not None:
@@ -147,9 +148,9 @@ class Patch:
         if extra <= 0:
             return value
         try:
+            own, j = self._own_row(place)[b].to(x.device), j.to(x.device)
             if extra == 1:
                 return value[j]
-            own = self._own_row(place)[b]
             # An axis of length 1 stands for all rows, or for all positions.
             return value[own if len(value) > 1 else own * 0, j if value.shape[1] > 1 else j * 0]
         except IndexError:

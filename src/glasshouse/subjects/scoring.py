@@ -39,7 +39,8 @@ def last_logprobs(
         if place is None:
             padded = pad_right(chunk, device)
             hidden = base(input_ids=padded.ids, use_cache=False).last_hidden_state
-            last = hidden[torch.arange(len(chunk), device=device), padded.lengths - 1]  # [B, d]
+            ends = (padded.lengths - 1).to(hidden.device)
+            last = hidden[torch.arange(len(chunk), device=hidden.device), ends]  # [B, d]
             logits = unembed(last)
         else:
             padded = pad_left(chunk, device)
@@ -148,8 +149,8 @@ def _gather(
     """Score completion token j of line b from hidden[b, starts[b] + j]."""
     lines = [b for b, i in enumerate(rows) for _ in completions[i]]
     columns = [starts[b] + j for b, i in enumerate(rows) for j in range(len(completions[i]))]
-    targets = torch.tensor([token for i in rows for token in completions[i]], device=hidden.device)
     at = unembed(hidden[lines, columns]) if logits is None else logits[lines, columns]  # [positions, V]
+    targets = torch.tensor([token for i in rows for token in completions[i]], device=at.device)
     logprobs = at.float().log_softmax(-1)
     values = logprobs.gather(1, targets[:, None])[:, 0].cpu()
     for i, part in zip(rows, values.split([len(completions[i]) for i in rows]), strict=True):
