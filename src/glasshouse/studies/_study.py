@@ -165,7 +165,7 @@ def find(slug: str) -> Study:
 
 
 def _walk() -> dict[str, str]:
-    """Slug -> the module that holds it, without importing any: `studies/<wing>/<slug>.py`, or in a package."""
+    """Slug -> the module that holds it, without importing any: `<wing>/<slug>.py`, or in a package."""
     found: dict[str, str] = {}
     package = importlib.import_module("glasshouse.studies")
     for root in map(Path, package.__path__):

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +13,7 @@ from torch import nn
 
 from glasshouse.runtime.devices import pick_device, pick_dtype
 from glasshouse.runtime.errors import InputError
+from glasshouse.runtime.quiet import quiet_transformers
 from glasshouse.subjects.adapters import attach, base_of, is_adapter
 
 if TYPE_CHECKING:
@@ -147,7 +147,7 @@ def _load_model(source: str, device: str, dtype: torch.dtype) -> nn.Module:
     from transformers import AutoModelForCausalLM
 
     try:
-        with _quiet():
+        with quiet_transformers():
             model, report = AutoModelForCausalLM.from_pretrained(
                 source, dtype=dtype, use_safetensors=True, trust_remote_code=False, output_loading_info=True
             )
@@ -171,7 +171,7 @@ def _load_tokenizer(source: str) -> Any:
     from transformers import AutoTokenizer
 
     try:
-        with _quiet():
+        with quiet_transformers():
             return AutoTokenizer.from_pretrained(source, trust_remote_code=False)
     except Exception as error:  # as above
         raise InputError(
@@ -179,22 +179,6 @@ def _load_tokenizer(source: str) -> Any:
             where=source,
             fix="give tokenizer=... or repair it",
         ) from error
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep transformers' own progress bar and notes off the screen: the caller shows its own."""
-    from transformers.utils import logging
-
-    verbosity, bar = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(verbosity)
-        if bar:
-            logging.enable_progress_bar()
 
 
 def _place(model: nn.Module, device: str, dtype: str) -> nn.Module:

