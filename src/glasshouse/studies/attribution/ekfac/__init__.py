@@ -173,8 +173,8 @@ def _order_claim(lab: Lab, runs: list[dict[str, Any]]) -> Iterator[Yield]:
 def ratio_of_means(a: np.ndarray, b: np.ndarray, *, level: float = 0.95, seed: int = 0) -> Estimate:
     """mean(a) / mean(b) over pairs; the interval holds the r for which mean(a - r b) may be zero.
 
-    Nothing is divided inside the bootstrap, so a small mean of b makes the interval long, not wrong (the idea of
-    Fieller, with resampled pairs). Bounds beyond +-1000 are cut there.
+    Nothing is divided inside the bootstrap, so a small mean of b makes the interval long, not wrong (the idea
+    of Fieller, with resampled pairs). Bounds beyond +-1000 are cut there.
     """
     from glasshouse.runtime.seeds import rng
 
