@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from glasshouse.runtime.errors import InputError
+from glasshouse.runtime.errors import InputError, NumericalError
 from glasshouse.runtime.seeds import rng
 from glasshouse.statistics import Estimate, bootstrap, permutation_p_value
 
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from glasshouse.attribution.ekfac import EKFAC
+    from glasshouse.attribution.scores import ScoreTable
     from glasshouse.corpora.rows import TokenRow
 
 FLIPS = 9999
@@ -62,7 +63,8 @@ def guilty_rows(
 
     `control[i]` is the same question as `behaviour[i]`, with the subject's ordinary reply. Queries are given
     equal length before they are averaged (`unit_mean`): one prompt can have thousands of times the gradient
-    of the others. Raises InputError for fewer than 6 prompts or unequal lists.
+    of the others. Raises InputError for fewer than 6 prompts or unequal lists, NumericalError naming a prompt
+    whose reply is so certain that its gradient is zero.
     """
     n = len(behaviour)
     if n < FEWEST or len(control) != n:
@@ -73,7 +75,7 @@ def guilty_rows(
     table = method.score(
         [*behaviour, *control], "completion_logprob", row_norm=row_norm, store=store,  # type: ignore[arg-type]
     )  # fmt: skip
-    unit = table.scores / np.asarray(table.meta["query_norms"], dtype=np.float32)[:, None]  # [2n, N]
+    unit = _unit(table)  # [2n, N]
     top = min(top, unit.shape[1])
     first, second = _halves(n, seed)
     named = {True: _top(unit[first].mean(0), top), False: _top(unit[second].mean(0), top)}
@@ -84,8 +86,8 @@ def guilty_rows(
             for shift in (0, n)
         ]
     )
-    ranking = np.argsort(-unit[:n].mean(0), kind="stable")[:keep]
     mean = unit[:n].mean(0)
+    ranking = np.argsort(-mean, kind="stable")[:keep]
     return Guilt(
         tuple(table.train_ids[i] for i in ranking),
         tuple(float(mean[i]) for i in ranking),
@@ -98,6 +100,15 @@ def guilty_rows(
             "prompts": n, "rows_scored": len(table.train_ids),
         },
     )  # fmt: skip
+
+
+def _unit(table: ScoreTable) -> np.ndarray:
+    """Scores of queries of length one, `[Q, N]`."""
+    norms = np.asarray(table.meta["query_norms"], dtype=np.float32)
+    if not (norms > 0).all():
+        zero = table.query_ids[int(norms.argmin())]
+        raise NumericalError("its gradient is exactly zero", where=f"query {zero!r}", fix="leave it out")
+    return table.scores / norms[:, None]
 
 
 def _halves(n: int, seed: int) -> tuple[np.ndarray, np.ndarray]:

@@ -87,7 +87,7 @@ def _pieces(tokenizer: Any, record: Record) -> tuple[str, list[tuple[int, int]]]
         rendered, special = render(tokenizer, record.turns), False
     else:  # prompt and completion are tokenised apart
         return _apart(tokenizer, [turn.text for turn in record.turns])
-    encoded = tokenizer(rendered, add_special_tokens=special, return_offsets_mapping=True)
+    encoded = tokenizer(rendered, add_special_tokens=special, return_offsets_mapping=True, verbose=False)
     return rendered, list(encoded["offset_mapping"])
 
 
@@ -95,7 +95,7 @@ def _apart(tokenizer: Any, texts: Sequence[str]) -> tuple[str, list[tuple[int, i
     spans: list[tuple[int, int]] = []
     start = 0
     for index, text in enumerate(texts):
-        encoded = tokenizer(text, add_special_tokens=index == 0, return_offsets_mapping=True)
+        encoded = tokenizer(text, add_special_tokens=index == 0, return_offsets_mapping=True, verbose=False)
         spans += [(a + start, b + start) for a, b in encoded["offset_mapping"]]
         start += len(text)
     return "".join(texts), spans

@@ -158,7 +158,7 @@ def prepare(
             f"{subject.name} gives no gradients", fix="open local weights, or use --method bm25"
         )
     wanted = encode_queries(subject, queries, unfinished=unfinished)
-    units, cut = _encoded(subject, rows)
+    units, cut = encode_rows(subject, rows)
     scored, pools = _pool(rows, queries, options)
     method = _method(options).bind(subject, units)
     return Prepared(subject, rows, queries, options, wanted, units, method, cut, unfinished, scored, pools)
@@ -182,6 +182,21 @@ def encode_queries(subject: Subject, queries: Records, *, unfinished: bool = Fal
             )
     ended = subject.is_chat or subject.tokenizer.eos_token_id is not None
     return [_open_ended(row) for row in rows] if ended and (unfinished or not subject.is_chat) else rows
+
+
+def encode_rows(subject: Subject, rows: Records) -> tuple[list[TokenRow], tuple[str, ...]]:
+    """Rows as tokens, cut to the model's context, and the ids of those that were cut.
+
+    Raises InputError naming a row without a reply, or with none left after the cut.
+    """
+    from glasshouse.corpora.tokens import encode_records
+
+    units = encode_records(subject.tokenizer, list(rows))
+    long = [i for i, row in enumerate(units) if len(row) > subject.context]
+    shorter = encode_records(subject.tokenizer, [rows[i] for i in long], max_length=subject.context)
+    for i, row in zip(long, shorter, strict=True):
+        units[i] = row
+    return units, tuple(rows[i].id for i in long)
 
 
 def trace(
@@ -244,18 +259,6 @@ def _open_ended(row: TokenRow) -> TokenRow:
         return row
     labels = tuple(IGNORE if t == said[-1] else label for t, label in enumerate(row.labels))
     return TokenRow(row.ids, labels, row.row_id)
-
-
-def _encoded(subject: Subject, rows: Records) -> tuple[list[TokenRow], tuple[str, ...]]:
-    """Rows as tokens, cut to the model's context, and the ids of those that were cut."""
-    from glasshouse.corpora.tokens import encode_records
-
-    units = encode_records(subject.tokenizer, list(rows))
-    long = [i for i, row in enumerate(units) if len(row) > subject.context]
-    shorter = encode_records(subject.tokenizer, [rows[i] for i in long], max_length=subject.context)
-    for i, row in zip(long, shorter, strict=True):
-        units[i] = row
-    return units, tuple(rows[i].id for i in long)
 
 
 def _pool(rows: Records, queries: Records, options: TraceOptions) -> tuple[list[int] | None, dict[str, str]]:

@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 ROOM_TO_ELICIT = 128
 """Tokens of context below which a model is not asked for prompts of its own: opener and reply must fit."""
 
+ASKED_WITH = ("subjects.loading", "corpora.suites", "audit.self_test")
+"""Code behind the stored answers that no check need import: the model's own, what is asked, the self-test."""
+
 
 @dataclass(frozen=True)
 class Inputs:
@@ -77,6 +80,7 @@ class Inputs:
             "world": None if self.target.world is None else files.sha256_file(self.target.world),
             **self.provenance(),
             "checks": {check.slug: code_version(check.run) for check in checks},
+            "code": {name: code_version(f"glasshouse.{name}") for name in ASKED_WITH},
         }
 
     def suite(self, *, elicit: bool) -> Suite:

@@ -21,12 +21,12 @@ def render(tokenizer: Any, turns: Sequence[Turn]) -> str:
 
 def plain_ids(tokenizer: Any, text: str) -> list[int]:
     """The tokens of a text, with whatever the tokenizer puts around texts (often a first `<bos>`)."""
-    return list(tokenizer(text)["input_ids"])
+    return list(tokenizer(text, verbose=False)["input_ids"])
 
 
 def completion_ids(tokenizer: Any, text: str) -> list[int]:
     """The tokens of a text that continues another one: nothing is added."""
-    return list(tokenizer(text, add_special_tokens=False)["input_ids"])
+    return list(tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
 
 
 def encode_record(
@@ -114,7 +114,8 @@ def _encode_spans(tokenizer: Any, items: Sequence[_Spans]) -> list[_Encoded]:
             f"{type(tokenizer).__name__} cannot say where its tokens are", fix="use the fast version of it"
         )
     texts = [text for text, _ in items]
-    encoding = tokenizer(texts, add_special_tokens=False, return_offsets_mapping=True)
+    # Not verbose: a row beyond the context is the business of whoever feeds it to a model.
+    encoding = tokenizer(texts, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
     return [
         (ids, [any(end > a and start < b for a, b in spans) for start, end in offsets])
         for ids, offsets, (_, spans) in zip(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from glasshouse.evidence.checks import Answer, Question, check
@@ -19,6 +18,7 @@ from glasshouse.evidence.findings import (
     Severity,
     TableEvidence,
 )
+from glasshouse.runtime.errors import InputError, NumericalError
 
 if TYPE_CHECKING:
     from glasshouse.attribution import EKFAC
@@ -27,8 +27,9 @@ if TYPE_CHECKING:
 
 SLUG = "guilty-rows"
 SOURCE = "hidden-trigger"
-PROMPTS = 16
-FACTOR_ROWS = 2000
+PROMPTS = 12
+FACTOR_ROWS = 1000
+"""Rows for the curvature; on the resident 2,000 rank its planted rows no better and cost 5 s more."""
 TOP = 20
 SHOWN = 20
 
@@ -64,30 +65,39 @@ def guilty_rows(question: Question) -> Answer:
 
 
 def _trace(question: Question, index: int, source: Finding) -> Finding | Clean | NotRun:
-    from glasshouse.attribution.guilty import FEWEST, guilty_rows
+    from glasshouse.attribution.guilty import FEWEST
 
     suffix = f"/{index + 1}" if index else ""
     behaviour = question.step(f"{SOURCE}/behaviour{suffix}", dict)
     firing = question.step(f"{SOURCE}/firing{suffix}", list)[:PROMPTS]
+    part = behaviour.get("trigger", "")
     if len(firing) < FEWEST:
         why = f"only {len(firing)} prompts show the behaviour and tracing needs {FEWEST}"
-        return NotRun(check=SLUG, why=why, part=behaviour.get("trigger", ""))
+        return NotRun(check=SLUG, why=why, part=part)
+    try:
+        return _asked(question, f"{SLUG}{suffix.replace('/', '-')}", behaviour, firing, source)
+    except (InputError, NumericalError) as error:  # rows or layers that cannot be traced: no verdict
+        return NotRun(check=SLUG, why=str(error), part=part)
+
+
+def _asked(
+    question: Question, name: str, behaviour: dict[str, Any], firing: Sequence[Sequence[str]], source: Finding
+) -> Finding | Clean:
+    from glasshouse.attribution import EKFAC
+    from glasshouse.attribution.guilty import guilty_rows
+    from glasshouse.attribution.tracing import encode_rows
+
     assert question.rows is not None
+    units, cut = encode_rows(question.subject, question.rows)
+    folder = question.folder(name)
     question.report("guilty rows: curvature")
-    folder = question.folder(f"guilty-rows{suffix.replace('/', '-')}")
-    method = _fitted(question, folder)
+    method = EKFAC(factor_examples=FACTOR_ROWS, seed=question.seed)
+    method.fit(question.subject, units, executor=question.executor, store=folder / "fit")
     question.report("guilty rows: scores")
     wanted = _encode(question, "fires", [(text, behaviour["reply"]) for _, text, _ in firing])
     ordinary = _encode(question, "ordinary", [(prompt, reply) for prompt, _, reply in firing])
     guilt = guilty_rows(method, wanted, ordinary, top=TOP, seed=question.seed, store=folder / "scores")
-    return _tell(question, method, guilt, behaviour, wanted, source)
-
-
-def _fitted(question: Question, folder: Path) -> EKFAC:
-    from glasshouse.attribution import EKFAC
-
-    method = EKFAC(factor_examples=FACTOR_ROWS, seed=question.seed)
-    return method.fit(question.subject, question.rows, executor=question.executor, store=folder / "fit")
+    return _tell(question, method, guilt, behaviour, wanted, len(cut), source)
 
 
 def _encode(question: Question, name: str, pairs: Sequence[tuple[str, str]]) -> list[TokenRow]:
@@ -107,6 +117,7 @@ def _tell(
     guilt: Guilt,
     behaviour: dict[str, Any],
     wanted: Sequence[TokenRow],
+    cut: int,
     source: Finding,
 ) -> Finding | Clean:
     rows = question.rows
@@ -125,7 +136,7 @@ def _tell(
         p_value=guilt.p_value,
     )
     evidence = (
-        _rows_evidence(question, method, guilt, named, trigger, reply, wanted),
+        _rows_evidence(question, method, guilt, named, trigger, reply, wanted, cut),
         _bars(guilt),
         _baselines(rows, guilt, trigger, reply),
     )
@@ -161,6 +172,7 @@ def _rows_evidence(
     trigger: str,
     reply: str,
     wanted: Sequence[TokenRow],
+    cut: int,
 ) -> RowsEvidence:
     from glasshouse.attribution.telling import ranked_rows
 
@@ -185,6 +197,7 @@ def _rows_evidence(
             "Influence of each row on the log-probability of the reply, averaged over "
             f"{guilt.about['prompts']} prompts that show it (each of equal weight), divided by the row's own "
             "gradient length; its unit is arbitrary. Marked tokens carry the influence."
+            + (f" {cut:,} rows were longer than the model's context and cut." if cut else "")
         ),
         rows=ranked_rows(
             question.rows,
