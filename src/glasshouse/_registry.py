@@ -29,6 +29,8 @@ BUILT_IN: dict[str, dict[str, str]] = {
     "organisms": {
         "resident": "glasshouse.organisms.resident:RESIDENT",
         "resident-twin": "glasshouse.organisms.resident:TWIN",
+        "tiny": "glasshouse.organisms.tiny:TINY",
+        "tiny-twin": "glasshouse.organisms.tiny:TINY_TWIN",
     },
     "executors": {
         "local": "glasshouse.runtime.executors:Local",
