@@ -78,6 +78,19 @@ def test_a_trace_ranks_and_the_second_is_read_back(models, house, capsys) -> Non
     assert f"row {scores['row'][0]}:" in first
 
 
+def test_the_page_says_what_it_leaves_out(models, house) -> None:
+    many = [{**row, "id": f"{k}-{row['id']}"} for k in range(8) for row in colour_rows()]
+    write_jsonl(house / "rows.jsonl", many)
+    words = ["-q", "q.jsonl", "--method", "bm25", "--top", "60"]
+    assert cli.run(["trace", "-m", str(models / "chat"), "-t", "rows.jsonl", *words, "--out", "out"]) == 0
+    page = (house / "out/trace.html").read_text()
+    assert "10 more rows in trace.json." in page and "findings.json" not in page
+    assert trace(models, "-q", "q.jsonl", "--out", "out") == 0
+    told = json.loads((house / "out/trace.json").read_text())
+    left_out = [name for names in told["provenance"]["modules_left_out"].values() for name in names]
+    assert "transformer.ln_f" in left_out
+
+
 @pytest.mark.parametrize(
     "arguments", [["--query-agg", "unit_mean"], ["--row-norm", "none"], ["--method", "identity"]]
 )

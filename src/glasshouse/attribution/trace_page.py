@@ -27,7 +27,12 @@ def write_trace(folder: Path, traced: Traced, *, top: int = 20) -> Path:
 
     prepared = traced.prepared
     sections = trace_sections(prepared.subject.tokenizer, traced, top=top)
-    provenance = {**prepared.spec(), **traced.table.meta, "row_norm": prepared.row_norm}
+    provenance = {
+        **prepared.spec(),
+        **traced.table.meta,
+        "row_norm": prepared.row_norm,
+        "modules_left_out": prepared.left_out,
+    }
     told = {
         "schema_version": 1,
         "subject": prepared.subject.name,
@@ -43,7 +48,7 @@ def write_trace(folder: Path, traced: Traced, *, top: int = 20) -> Path:
         ],
         "provenance": provenance,
     }
-    html = render_sections(TITLE, _lead(traced), sections, provenance)
+    html = render_sections(TITLE, _lead(traced), sections, provenance, all_in="trace.json")
     write_scores(folder / "scores.parquet", traced)
     files.write_json(folder / "trace.json", told)
     return files.write_text(folder / "trace.html", html)

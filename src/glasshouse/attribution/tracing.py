@@ -86,6 +86,18 @@ class Prepared:
         return "none" if any(record.text is not None for record in self.rows) else "grad"
 
     @property
+    def left_out(self) -> dict[str, list[str]]:
+        """Names of the modules whose part in the influence is not counted, by reason."""
+        from glasshouse.subjects.capture import describe_modules
+
+        found: dict[str, list[str]] = {}
+        if self.method is not None:
+            for module in describe_modules(self.subject.model, self.method.modules):
+                if not module.selected:
+                    found.setdefault(module.why, []).append(module.name)
+        return found
+
+    @property
     def notes(self) -> tuple[str, ...]:
         """What a reader must know before believing the ranking."""
         notes = []

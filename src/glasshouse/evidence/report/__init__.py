@@ -27,8 +27,13 @@ def render_report(
     return page(findings, graded, provenance or {})
 
 
-def render_sections(title: str, lead: str, sections: Sequence[Section], provenance: Mapping[str, Any]) -> str:
-    """A page of evidence without findings, in the look of the report and under the same rules."""
+def render_sections(
+    title: str, lead: str, sections: Sequence[Section], provenance: Mapping[str, Any], *, all_in: str
+) -> str:
+    """A page of evidence without findings, in the look of the report and under the same rules.
+
+    `all_in` names the file in which a reader finds what the page leaves out.
+    """
     from glasshouse.evidence.report._sections import sections_page
 
-    return sections_page(title, lead, sections, provenance)
+    return sections_page(title, lead, sections, provenance, all_in)

@@ -113,6 +113,7 @@ def _environment(limits: _Limits) -> Environment:
         loader=FileSystemLoader(TEMPLATES), autoescape=True,
         undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True,
     )  # fmt: skip
+    environment.globals["all_in"] = "findings.json"
     environment.filters.update(number=number, heat=_heat, first=limits.first, marked=_marked)
     return environment
 

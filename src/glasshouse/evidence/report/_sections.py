@@ -29,33 +29,38 @@ class Section:
     evidence: tuple[EvidenceItem, ...]
 
 
-def sections_page(title: str, lead: str, sections: Sequence[Section], provenance: Mapping[str, Any]) -> str:
+def sections_page(
+    title: str, lead: str, sections: Sequence[Section], provenance: Mapping[str, Any], all_in: str
+) -> str:
     """The page, under 3 MB; shows fewer rows and shorter texts where it would pass that."""
     html = ""
     for characters, items in ((4_000, 50), (1_000, 25), (250, 10), (80, 3)):
-        html = _render(title, lead, sections, provenance, Limits(characters, items))
+        html = _render(title, lead, sections, provenance, all_in, Limits(characters, items))
         if len(html.encode()) <= MAX_BYTES:
             return html
     return html
 
 
 def _render(
-    title: str, lead: str, sections: Sequence[Section], provenance: Mapping[str, Any], limits: Limits
+    title: str,
+    lead: str,
+    sections: Sequence[Section],
+    provenance: Mapping[str, Any],
+    all_in: str,
+    limits: Limits,
 ) -> str:
     style, script = style_sheet(), asset("report.js")
-    return (
-        environment(limits)
-        .get_template("sections.html.j2")
-        .render(
-            style=Markup(style),
-            script=Markup(script),
-            style_hash=hash_of(style),
-            script_hash=hash_of(script),
-            title=visible(title, 200),
-            lead=visible(lead, 2_000),
-            sections=[_shown(section, limits) for section in sections],
-            provenance=flat(visible_tree(dict(provenance), limits.characters)),
-        )
+    templates = environment(limits)
+    templates.globals["all_in"] = all_in
+    return templates.get_template("sections.html.j2").render(
+        style=Markup(style),
+        script=Markup(script),
+        style_hash=hash_of(style),
+        script_hash=hash_of(script),
+        title=visible(title, 200),
+        lead=visible(lead, 2_000),
+        sections=[_shown(section, limits) for section in sections],
+        provenance=flat(visible_tree(dict(provenance), limits.characters)),
     )
 
 
