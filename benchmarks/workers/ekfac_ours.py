@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import sys
-import time
 from itertools import pairwise
 from pathlib import Path
 
@@ -19,27 +18,6 @@ from glasshouse.corpora.rows import IGNORE, TokenRow
 torch.set_num_threads(int(os.environ["BENCH_THREADS"]))
 CASE, OUT = Path(sys.argv[1]), Path(sys.argv[2])
 SPEC = json.loads((CASE / "case.json").read_text())
-STAGES: dict[str, float] = {}
-
-
-class Timed(EKFAC):
-    """The same method with a stopwatch around each stage of `fit`."""
-
-    def _covariances(self, *args):
-        return _timed("covariance", super()._covariances, *args)
-
-    def _fit_basis(self, *args):
-        return _timed("eigen", super()._fit_basis, *args)
-
-    def _fit_lambda(self, *args):
-        return _timed("lambda", super()._fit_lambda, *args)
-
-
-def _timed(stage, call, *args, **kwargs):
-    start = time.process_time()
-    result = call(*args, **kwargs)
-    STAGES[stage] = STAGES.get(stage, 0.0) + time.process_time() - start
-    return result
 
 
 def load_mlp():
@@ -69,16 +47,15 @@ def load_gpt2():
 
 def main():
     model, train, query = load_mlp() if SPEC["kind"] == "mlp" else load_gpt2()
-    method = Timed(
+    method = EKFAC(
         label_mode="empirical",
         damping="auto",
         modules=SPEC["modules"],
         batch_tokens=SPEC["batch"] * SPEC["t"],
     )
-    method.fit(model, train)
-    table = _timed("scores", method.score, query, "loss")
+    table = method.fit(model, train).score(query, "loss")
     np.save(OUT / "scores_in_peer_convention.npy", table.to_kronfluence())
-    (OUT / "stages.json").write_text(json.dumps(STAGES))
+    (OUT / "stages.json").write_text(json.dumps(method.seconds_))
 
 
 main()

@@ -153,7 +153,7 @@ def test_a_fault_at_any_write_resumes_to_the_same_bytes(tmp_path: Path, monkeypa
 
 
 def test_a_killed_fit_repeats_at_most_one_shard(tmp_path: Path, monkeypatch) -> None:
-    from glasshouse.attribution.ekfac import method as module
+    from glasshouse.attribution.ekfac import fitting as module
 
     model, rows, seen = tiny_gpt2(n_layer=1), token_rows(8), []
     original = module.covariance_shard

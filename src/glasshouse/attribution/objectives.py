@@ -227,7 +227,7 @@ def _token_logits(model: nn.Module, batch: TokenBatch, *, all_positions: bool = 
     if "position_ids" not in accepted:
         inputs.pop("position_ids")
     inputs |= {"use_cache": False} if "use_cache" in accepted else {}
-    if not all_positions and "logits_to_keep" in accepted and len(kept) < 0.9 * batch.input_ids.shape[1]:
+    if not all_positions and "logits_to_keep" in accepted:
         return _tensor(model(**inputs, logits_to_keep=kept))
     logits = _tensor(model(**inputs))
     contiguous = len(kept) == int(kept[-1]) - int(kept[0]) + 1

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from glasshouse.runtime.errors import InputError, NumericalError
+from glasshouse.subjects.capture import Pair
 
 DAMPING_SHARE = 0.1
 """Damping "auto" is this share of the module's mean eigenvalue (Grosse et al. 2023, section 5)."""
@@ -67,9 +68,14 @@ class Factor:
         V = V if self.Qa is None else V @ self.Qa.T
         return V if self.Qs is None else self.Qs @ V
 
-    def rotate_pair(self, a: Tensor, g: Tensor) -> tuple[Tensor, Tensor]:
-        """`a Qa` and `g Qs` for a [B, T, in], g [B, T, out]."""
-        return (a if self.Qa is None else a @ self.Qa), (g if self.Qs is None else g @ self.Qs)
+    def rotate_pair(self, pair: Pair) -> Pair:
+        """`a Qa` and `g Qs`; ones that were not stored become part of `a Qa`."""
+        if self.Qa is None or self.Qs is None:
+            return pair
+        if not pair.ones:
+            return Pair(pair.a @ self.Qa, pair.g @ self.Qs)
+        a = torch.addmm(self.Qa[-1], pair.a.flatten(0, 1), self.Qa[:-1])
+        return Pair(a.unflatten(0, pair.a.shape[:2]), pair.g @ self.Qs)
 
     def precondition(self, V: Tensor, damping: float | str) -> Tensor:
         """`(G + damping)^-1 V` for V [..., out, in]."""

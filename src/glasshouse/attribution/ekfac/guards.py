@@ -11,7 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from glasshouse.attribution.ekfac.passes import Job, layer_gradients, steps
+from glasshouse.attribution.ekfac.passes import layer_gradients
+from glasshouse.attribution.ekfac.steps import Job, steps
 from glasshouse.attribution.objectives import BUILT_IN
 from glasshouse.attribution.units import TensorUnits
 from glasshouse.corpora.rows import TokenBatch

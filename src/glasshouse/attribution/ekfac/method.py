@@ -10,12 +10,15 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-from glasshouse.attribution.ekfac import guards, persist, scoring
-from glasshouse.attribution.ekfac.curvature import Factor, check_damping, eigenbasis
-from glasshouse.attribution.ekfac.passes import Job, covariance_shard, lambda_shard, mirrored
+from glasshouse.attribution.ekfac import asking, fitting, guards, persist, scoring
+from glasshouse.attribution.ekfac.curvature import Factor, check_damping
+from glasshouse.attribution.ekfac.fitting import clocked
+from glasshouse.attribution.ekfac.pairs import PairCache, budget_bytes
 from glasshouse.attribution.ekfac.scoring import Plan, Prepared, QueryAgg, RowNorm, Unit, check_choice
+from glasshouse.attribution.ekfac.steps import Job
 from glasshouse.attribution.objectives import (
     BUILT_IN,
     Measurement,
@@ -26,10 +29,9 @@ from glasshouse.attribution.objectives import (
     measure,
 )
 from glasshouse.attribution.scores import ScoreTable
-from glasshouse.attribution.store import Here, Mapper, Store, gathered, summed
-from glasshouse.attribution.units import TokenUnits, Units, as_units
+from glasshouse.attribution.store import Here, Mapper, Store, gathered
+from glasshouse.attribution.units import Units, as_units
 from glasshouse.runtime.errors import InputError, StaleError
-from glasshouse.runtime.seeds import rng
 
 Strategy = Literal["identity", "diagonal", "kfac", "ekfac"]
 LabelMode = Literal["sampled", "empirical"]
@@ -47,6 +49,15 @@ class EKFAC:
     batch and change results only by rounding; `shards` pieces of a pass (default: by size).
     K-FAC's eigenvalues are per token, EK-FAC's per row (so its scores on long rows are larger; ranks are not
     affected with damping "auto").
+
+    `pair_cache`: bytes for the pairs (a, g) of training batches, which the passes of a fit share instead of
+    going through the model again; "auto" is 4 GiB, or a quarter of the free memory where that is less, and 0
+    turns it off. It changes time and memory, never a number. With label_mode "sampled" it is emptied when
+    `fit` ends; with "empirical" `score` uses the same pairs, and they stay until `release`, the next `fit`
+    or the end of the object. Other processes of an executor and resumed shards do without it.
+
+    Learned: `factors_`, `tracked_`, `names_`, `train_`, `objective_`, `model_hash_`; `seconds_`, the CPU
+    seconds of this process in each stage (covariance, eigen, lambda, and scores after each `score`).
 
     >>> from torch import nn
     >>> X, y = torch.randn(8, 3), torch.tensor([0, 1] * 4)
@@ -69,12 +80,14 @@ class EKFAC:
         batch_rows: int = 512,
         shards: int | None = None,
         force_bf16: bool = False,
+        pair_cache: int | Literal["auto"] = "auto",
     ) -> None:
         self.strategy, self.label_mode, self.damping = strategy, label_mode, damping
         self.factor_examples, self.query_rank, self.svd = factor_examples, query_rank, svd
         self.modules, self.seed = modules, seed
         self.batch_tokens, self.batch_rows, self.shards = batch_tokens, batch_rows, shards
-        self.force_bf16 = force_bf16
+        self.force_bf16, self.pair_cache = force_bf16, pair_cache
+        self._cache = PairCache()
 
     # ── fitting ──────────────────────────────────────────────────────────────
 
@@ -96,51 +109,38 @@ class EKFAC:
         self._check_options()
         self._bind(subject, train_data, objective)
         mapper, kept = _mapper(executor), self._store(store, "fit", self.train_)
-        chosen = self._factor_rows()
         job = self._job(self.train_, self.objective_, sampled=self.label_mode == "sampled")
         guards.check_sampling(job)
         if not self.force_bf16:
             guards.check_bf16(job)
-        self.factors_ = {name: Factor(name) for name in self.names_}
-        if self.strategy in ("kfac", "ekfac"):
-            self._fit_basis(self._covariances(job, chosen, mapper, kept), kept)
-        if self.strategy in ("diagonal", "ekfac"):
-            self._fit_lambda(job, chosen, mapper, kept)
+        self._cache = PairCache(budget_bytes(self.pair_cache, next(self.model_.parameters()).device))
+        try:
+            self._fit(replace(job, cache=self._cache), mapper, kept)
+        finally:
+            if self.label_mode == "sampled":  # scores need other labels
+                self.release()
         return self
 
-    def _covariances(
-        self, job: Job, chosen: list[int], mapper: Mapper, kept: Store | None
-    ) -> dict[str, Tensor]:
-        shards = self._split(job.units, chosen)
-        total = summed("covariance", partial(covariance_shard, job), shards, mapper, kept)
-        _refuse_nan(total, job, chosen)
-        return total
+    def _fit(self, job: Job, mapper: Mapper, kept: Store | None) -> None:
+        chosen = fitting.factor_rows(len(self.train_), self.factor_examples, self.seed)
+        shards = fitting.split(self.train_, chosen, self.shards, SHARD_TOKENS)
+        factors = {name: Factor(name) for name in self.names_}
+        seconds: dict[str, float] = {}
+        again = not job.sampled  # the score pass will want these pairs
+        if self.strategy in ("kfac", "ekfac"):
+            with clocked(seconds, "covariance"):
+                keep = again or self.strategy == "ekfac"
+                total = fitting.covariances(replace(job, keep=keep), shards, mapper, kept)
+            with clocked(seconds, "eigen"):
+                factors = fitting.bases(total, self.names_, self.strategy, kept)
+        if self.strategy in ("diagonal", "ekfac"):
+            with clocked(seconds, "lambda"):
+                factors = fitting.corrected(replace(job, keep=again), factors, shards, mapper, kept)
+        self.factors_, self.seconds_ = factors, seconds
 
-    def _fit_basis(self, total: dict[str, Tensor], kept: Store | None) -> None:
-        """Eigenvectors of A and S; K-FAC is then complete. Kept on disk, since their signs are arbitrary."""
-        for name in self.names_:
-            found = kept.read(f"basis-{name}") if kept is not None else None
-            if found is not None:
-                parts = found[0]
-            else:
-                count = float(total[f"count/{name}"])
-                la, Qa = eigenbasis(mirrored(total[f"A/{name}"]) / count, f"module {name!r}, inputs")
-                ls, Qs = eigenbasis(mirrored(total[f"S/{name}"]) / count, f"module {name!r}, gradients")
-                parts = {"la": la, "ls": ls, "Qa": Qa, "Qs": Qs}
-                if kept is not None:
-                    kept.write(f"basis-{name}", parts)
-            values = {"la": parts["la"], "ls": parts["ls"]}
-            Lambda = torch.outer(parts["ls"], parts["la"]) if self.strategy == "kfac" else None
-            self.factors_[name] = Factor(name, Lambda, parts["Qa"], parts["Qs"], values)
-
-    def _fit_lambda(self, job: Job, chosen: list[int], mapper: Mapper, kept: Store | None) -> None:
-        bare = {n: Factor(n, None, f.Qa, f.Qs) for n, f in self.factors_.items()}
-        shards = self._split(job.units, chosen)
-        total = summed("lambda", partial(lambda_shard, job, bare), shards, mapper, kept)
-        _refuse_nan(total, job, chosen)
-        for name, factor in self.factors_.items():
-            Lambda = total[f"Lambda/{name}"] / len(chosen)
-            self.factors_[name] = Factor(name, Lambda, factor.Qa, factor.Qs, factor.extra)
+    def release(self) -> None:
+        """Let go of the pairs kept in memory (see `pair_cache`)."""
+        self._cache.clear()
 
     # ── asking ───────────────────────────────────────────────────────────────
 
@@ -174,32 +174,36 @@ class EKFAC:
             ("unit", unit, Unit),
         ):
             check_choice(name, value, allowed)
-        asked = self._queries(queries, unwanted, query_agg)
+        asked = asking.asked_units(queries, unwanted, query_agg, self._tokenizer)
         rows = self.train_ if candidates is None else as_units(candidates, tokenizer=self._tokenizer)
         f = self._measurement(measurement, asked)
         plan = Plan(self.damping, row_norm, unit, per_module)
-        self.queries_ = scoring.prepare(
-            self._job(asked, f), self.factors_, plan, query_agg, self.query_rank, self.svd, sum(rows.sizes)
-        )
-        about = {"query_agg": query_agg, "row_norm": row_norm, "unit": unit, "measurement": _name(f)}
-        kept = self._store(store, "score", rows, queries=asked.sha256, per_module=per_module, **about)
-        job = self._job(rows, self.objective_)
-        fn = partial(scoring.score_shard, job, self.queries_, self.factors_, plan)
-        parts = gathered("scores", fn, self._split(rows, list(range(len(rows)))), _mapper(executor), kept)
+        about = {"query_agg": query_agg, "row_norm": row_norm, "unit": unit, "measurement": asking.name_of(f)}
+        with clocked(self.seconds_, "scores"):
+            self.queries_ = scoring.prepare(
+                self._job(asked, f),
+                self.factors_,
+                plan,
+                query_agg,
+                self.query_rank,
+                self.svd,
+                sum(rows.sizes),
+            )
+            kept = self._store(store, "score", rows, queries=asked.sha256, per_module=per_module, **about)
+            fn = partial(scoring.score_shard, self._row_job(rows), self.queries_, self.factors_, plan)
+            parts = gathered("scores", fn, self._shards(rows), _mapper(executor), kept)
         table = self._table(parts, rows, plan, {**about, "query_norms": list(self.queries_.norms)})
         return table if top_k is None else table.keep_top(top_k)
 
-    def self_score(self, *, executor: str | Mapper | None = None) -> np.ndarray:
+    def self_score(self, *, executor: str | Mapper | None = None) -> NDArray[np.float32]:
         """`grad L^T (G + lambda)^-1 grad L / N` of each training row, `[N]` float32 (>= 0)."""
         self._check_fitted()
-        job = self._job(self.train_, self.objective_)
-        fn = partial(scoring.self_shard, job, self.factors_, Plan(self.damping))
-        shards = self._split(self.train_, list(range(len(self.train_))))
-        parts = gathered("self", fn, shards, _mapper(executor), None)
+        fn = partial(scoring.self_shard, self._row_job(self.train_), self.factors_, Plan(self.damping))
+        parts = gathered("self", fn, self._shards(self.train_), _mapper(executor), None)
         values = torch.cat([part["self"] for part in parts]) / len(self.train_)
-        return _finite(values.numpy(), "self scores")
+        return asking.finite(values.numpy(), "self scores")
 
-    def per_token(self, q: int | str, n: int | str, *, candidates: Any = None) -> np.ndarray:
+    def per_token(self, q: int | str, n: int | str, *, candidates: Any = None) -> NDArray[np.float32]:
         """The part of each token of row n in the score of query q of the last `score` call, `[T]`."""
         return self.explain(q, n, candidates=candidates).scores[0]
 
@@ -209,11 +213,12 @@ class EKFAC:
         if not hasattr(self, "queries_"):
             raise InputError("there are no queries yet", fix="call score() first")
         rows = self.train_ if candidates is None else as_units(candidates, tokenizer=self._tokenizer)
-        queries = self.queries_.at(_position(q, self.queries_.ids, "query"))
+        queries = self.queries_.at(asking.position(q, self.queries_.ids, "query"))
         plan = Plan(self.damping, unit="token", per_module=True)
-        at = _position(n, rows.ids, "row")
-        part = scoring.score_shard(self._job(rows, self.objective_), queries, self.factors_, plan, [at])
-        return self._table([part], _Only(rows, at), plan, {"unit": "token", "row": rows.ids[at]}, queries)
+        at = asking.position(n, rows.ids, "row")
+        part = scoring.score_shard(self._row_job(rows), queries, self.factors_, plan, [at])
+        about = {"unit": "token", "row": rows.ids[at]}
+        return self._table([part], asking.OneRow(rows, at), plan, about, queries)
 
     def cost(self, queries: int, train: Any = None) -> dict[str, float]:
         """FLOPs of each stage, bytes of factors and queries, before anything runs. Needs `bind` or `fit`."""
@@ -248,7 +253,7 @@ class EKFAC:
                     f"the factors were fitted with another {name.split('_')[0]} "
                     f"({manifest[name][:12]}, now {live[:12]})", where=str(folder), fix="fit again",
                 )  # fmt: skip
-        method.factors_ = factors
+        method.factors_, method.seconds_ = factors, {}
         return method
 
     # ── inside ───────────────────────────────────────────────────────────────
@@ -270,6 +275,9 @@ class EKFAC:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise InputError(f"{name} is {value}", fix="use at least 1")
+        cache = self.pair_cache
+        if cache != "auto" and (isinstance(cache, str) or cache < 0):
+            raise InputError(f"pair_cache is {cache!r}", fix='use "auto", or bytes (0 for none)')
 
     def _bind(self, subject: Any, train_data: Any, objective: Any) -> None:
         self.model_, self._tokenizer = guards.unwrap(subject)
@@ -298,34 +306,16 @@ class EKFAC:
         limits = self.batch_tokens, self.batch_rows
         return Job(self.model_, self.names_, units, loss, sampled, self.seed, *limits)
 
-    def _factor_rows(self) -> list[int]:
-        n = len(self.train_)
-        if n <= self.factor_examples:
-            return list(range(n))
-        drawn = rng(self.seed, "factor rows").choice(n, self.factor_examples, replace=False)
-        return sorted(int(i) for i in drawn)
+    def _row_job(self, rows: Units) -> Job:
+        """The training loss over `rows`, taking pairs from the cache where the fit left them."""
+        return replace(self._job(rows, self.objective_), cache=self._cache)
 
-    def _split(self, units: Units, indices: list[int]) -> list[list[int]]:
-        """Contiguous pieces of about equal token count."""
-        lengths = units.sizes  # a property: asked once, not once a row
-        sizes = [lengths[i] for i in indices] if self.shards is None else []
-        pieces = self.shards or max(1, -(-sum(sizes) // SHARD_TOKENS))
-        size = -(-len(indices) // min(pieces, len(indices)))
-        return [indices[k : k + size] for k in range(0, len(indices), size)]
-
-    def _queries(self, queries: Any, unwanted: Any, query_agg: QueryAgg) -> Units:
-        asked = as_units(queries, tokenizer=self._tokenizer)
-        if (unwanted is not None) != (query_agg == "contrast"):
-            raise InputError('unwanted= and query_agg="contrast" belong together', fix="give both or neither")
-        return asked if unwanted is None else _stacked(asked, as_units(unwanted, tokenizer=self._tokenizer))
+    def _shards(self, rows: Units) -> list[list[int]]:
+        return fitting.split(rows, list(range(len(rows))), self.shards, SHARD_TOKENS)
 
     def _measurement(self, measurement: str | Measurement, asked: Units) -> Measurement:
         if measurement == "auto":
-            batch = asked.batch([0])
-            floats = not isinstance(asked, TokenUnits) and batch.targets.is_floating_point()  # type: ignore[union-attr]
-            measurement = (
-                "completion_logprob" if hasattr(batch, "labels") else "output" if floats else "margin"
-            )
+            measurement = asking.usual_measurement(asked)
         f = measure(measurement)
         if f is measurement:
             self._check_reduction(f, asked, "the measurement")
@@ -336,7 +326,7 @@ class EKFAC:
             "options": self._options(),
             "model_hash": self.model_hash_,
             "data_hash": self.train_.sha256,
-            "objective": _name(self.objective_),
+            "objective": asking.name_of(self.objective_),
             "modules": list(self.names_),
             "n_train": len(self.train_),
         }
@@ -348,57 +338,16 @@ class EKFAC:
         return Store(Path(folder) / stage, about)
 
     def _table(
-        self, parts: list[dict[str, Tensor]], rows: Any, plan: Plan, about: dict[str, Any],
+        self,
+        parts: list[dict[str, Tensor]],
+        rows: Units | asking.OneRow,
+        plan: Plan,
+        about: dict[str, Any],
         queries: Prepared | None = None,
-    ) -> ScoreTable:  # fmt: skip
-        n = len(self.train_)
-        norms = torch.cat([p["norms"] for p in parts]) if "norms" in parts[0] else torch.ones(())
-        joined = {
-            key: (torch.cat([p[key] for p in parts], 1) / n / norms.clamp_min(1e-30)).numpy()
-            for key in parts[0]
-            if key != "norms"
-        }
-        scores = _finite(joined.pop("scores"), "scores")
-        modules = {key.removeprefix("module/"): part for key, part in joined.items()}
-        meta = {**self._manifest(), **about}
-        names = _token_names(rows) if plan.unit == "token" else rows.ids
+    ) -> ScoreTable:
         ids = (queries or self.queries_).ids
-        return ScoreTable(scores, ids, tuple(names), meta, per_module=modules)
-
-
-class _Only:
-    """One row of some units, for naming its tokens."""
-
-    def __init__(self, rows: Units, at: int) -> None:
-        self.ids, self.sizes = (rows.ids[at],), [rows.sizes[at]]
-
-
-def _token_names(rows: Any) -> list[str]:
-    return [f"{name}#{t}" for name, size in zip(rows.ids, rows.sizes, strict=True) for t in range(size)]
-
-
-def _position(key: int | str, names: Sequence[str], what: str) -> int:
-    if isinstance(key, int):
-        return key
-    if key not in names:
-        raise InputError(f"no {what} is called {key!r}")
-    return names.index(key)
-
-
-def _name(f: Any) -> str:
-    return str(getattr(f, "name", None) or getattr(f, "__name__", type(f).__name__))
-
-
-def _stacked(wanted: Units, unwanted: Units) -> Units:
-    if len(wanted) != len(unwanted):
-        raise InputError(f"{len(wanted)} wanted but {len(unwanted)} unwanted completions", fix="give pairs")
-    if not isinstance(wanted, TokenUnits) or not isinstance(unwanted, TokenUnits):
-        raise InputError("contrast is for token rows", fix="use logprob_difference for classes")
-    from glasshouse.corpora.rows import TokenRow
-
-    rows = [TokenRow(r.ids, r.labels, i) for r, i in zip(wanted.rows, wanted.ids, strict=True)]
-    rows += [TokenRow(r.ids, r.labels, f"not {i}") for r, i in zip(unwanted.rows, wanted.ids, strict=True)]
-    return TokenUnits(rows, side=wanted.side, pad_id=wanted.pad_id)
+        meta, tokens = {**self._manifest(), **about}, plan.unit == "token"
+        return asking.table(parts, rows, ids, n=len(self.train_), tokens=tokens, meta=meta)
 
 
 def _mapper(executor: str | Mapper | None) -> Mapper:
@@ -409,19 +358,3 @@ def _mapper(executor: str | Mapper | None) -> Mapper:
 
         return get_executor(executor)
     return executor
-
-
-def _refuse_nan(total: dict[str, Tensor], job: Job, indices: list[int]) -> None:
-    """Sums that are not finite send us back over the rows to name the culprit."""
-    for name, value in total.items():
-        if not bool(torch.isfinite(value.sum())) and not bool(torch.isfinite(torch.triu(value)).all()):
-            del name
-            guards.locate_nan(job, indices)
-
-
-def _finite(values: np.ndarray, what: str) -> np.ndarray:
-    if not np.isfinite(values).all():
-        from glasshouse.runtime.errors import NumericalError
-
-        raise NumericalError(f"{what} hold NaN or infinity", fix="raise the damping")
-    return values

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from glasshouse.attribution.ekfac.exact import GaussNewton, Solved, conjugate_gradient
 from glasshouse.attribution.ekfac.method import EKFAC
-from glasshouse.attribution.ekfac.passes import Job, layer_gradients
+from glasshouse.attribution.ekfac.passes import layer_gradients
 from glasshouse.attribution.objectives import ClassLoss, Measurement, Objective, SquaredLoss, TokenLoss
 from glasshouse.attribution.units import Batch, Units
 from glasshouse.runtime.errors import InputError, NumericalError
@@ -188,4 +188,4 @@ def perturbed(method: EKFAC, direction: dict[str, Tensor], step: float) -> nn.Mo
     return model
 
 
-__all__ = ["FineTuned", "Job", "Response", "finetuned_response", "pbrf_influence", "perturbed"]
+__all__ = ["FineTuned", "Response", "finetuned_response", "pbrf_influence", "perturbed"]

@@ -12,9 +12,17 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from glasshouse.attribution.ekfac.contract import Query, low_rank, row_scores, squared_norms, token_scores
+from glasshouse.attribution.ekfac.contract import (
+    Query,
+    Scratch,
+    low_rank,
+    row_scores,
+    squared_norms,
+    token_scores,
+)
 from glasshouse.attribution.ekfac.curvature import Factor
-from glasshouse.attribution.ekfac.passes import Job, Tensors, layer_gradients, steps
+from glasshouse.attribution.ekfac.passes import Tensors, layer_gradients
+from glasshouse.attribution.ekfac.steps import Job, steps
 from glasshouse.corpora.rows import TokenBatch
 from glasshouse.runtime.errors import InputError, NumericalError
 from glasshouse.runtime.seeds import derive
@@ -104,7 +112,10 @@ def prepare(
             rotated.add(name)
         else:
             V = factor.unrotate(V)
-        modules[name] = low_rank(V, rank, method=svd, seed=derive(job.seed, "svd", k))
+        query = low_rank(V, rank, method=svd, seed=derive(job.seed, "svd", k))
+        # Rotated training pairs carry their ones, all others leave them out.
+        biased = getattr(job.model.get_submodule(name), "bias", None) is not None
+        modules[name] = query.parted(ones=biased and not (name in rotated and factor.Qa is not None))
     return Prepared(ids, modules, frozenset(rotated), tuple(squares.sqrt().tolist()))
 
 
@@ -121,16 +132,16 @@ def score_shard(
     shape = (len(queries.ids), sum(sizes))
     found: Tensors = {"scores": torch.zeros(shape)}
     weights = {n: factors[n].inverse(plan.damping) for n in job.names} if plan.row_norm == "self" else {}
-    norms = torch.zeros(len(indices), dtype=torch.float64)
+    norms, scratch = torch.zeros(len(indices), dtype=torch.float64), Scratch()
     for step in steps(job, indices):
         place, where = _columns(step.at, start, step.batch, plan.unit)
         rows = torch.tensor([i - indices[0] for i in step.at])
         for name, pair in step.pairs.items():
             if name in queries.rotated:
-                pair = Pair(*factors[name].rotate_pair(pair.a, pair.g))
+                pair = factors[name].rotate_pair(pair)
             if plan.row_norm != "none":
-                norms[rows] += squared_norms(pair, weights.get(name)).double().cpu()
-            part = _scores(queries.modules[name], pair, plan.unit, where, step.batch).neg_().cpu()
+                norms[rows] += squared_norms(pair, weights.get(name), scratch).double().cpu()
+            part = _scores(queries.modules[name], pair, plan.unit, where, step.batch, scratch).neg_().cpu()
             found["scores"][:, place] += part
             if plan.per_module:
                 found.setdefault(f"module/{name}", torch.zeros(shape))[:, place] += part
@@ -141,19 +152,21 @@ def score_shard(
 
 def self_shard(job: Job, factors: dict[str, Factor], plan: Plan, indices: Sequence[int]) -> Tensors:
     """`self` [n]: `grad L^T (G + lambda)^-1 grad L` of each row."""
-    total = torch.zeros(len(indices), dtype=torch.float64)
+    total, scratch = torch.zeros(len(indices), dtype=torch.float64), Scratch()
     weights = {n: factors[n].inverse(plan.damping) for n in job.names}
     for step in steps(job, indices):
         rows = torch.tensor([i - indices[0] for i in step.at])
         for name, pair in step.pairs.items():
-            rotated = Pair(*factors[name].rotate_pair(pair.a, pair.g))
-            total[rows] += squared_norms(rotated, weights[name]).double().cpu()
+            rotated = factors[name].rotate_pair(pair)
+            total[rows] += squared_norms(rotated, weights[name], scratch).double().cpu()
     return {"self": total.float()}
 
 
-def _scores(query: Query, pair: Pair, unit: Unit, where: Tensor | None, batch: object) -> Tensor:
+def _scores(
+    query: Query, pair: Pair, unit: Unit, where: Tensor | None, batch: object, scratch: Scratch
+) -> Tensor:
     if unit == "row":
-        return row_scores(query, pair)
+        return row_scores(query, pair, scratch)
     found = token_scores(query, pair)  # (Q, B, k*T)
     if not isinstance(batch, TokenBatch):
         return found.sum(2)
