@@ -5,7 +5,7 @@ prepare (everything that can be refused) -> cost -> trace (fit, score; journalle
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -238,7 +238,9 @@ def _influence(
     options, candidates = prepared.options, prepared.candidates
     verb = "reading back" if run.finished else "fitting"
     report(f"{verb} {options.method} on {min(len(prepared.rows), options.factor_rows):,} rows")
-    method.fit(prepared.subject, prepared.units, executor=executor, store=run.folder("fit"))
+    workers = _workers(executor)
+    fitting = _Watched(workers, "curvature")
+    method.fit(prepared.subject, prepared.units, executor=fitting, store=run.folder("fit"))
     report(f"scoring {len(candidates or prepared.units):,} rows")
     table = method.score(
         prepared.wanted,
@@ -246,10 +248,29 @@ def _influence(
         query_agg=options.query_agg,
         row_norm=prepared.row_norm,
         candidates=candidates,
-        executor=executor,
+        executor=_Watched(workers, "scores"),
         store=run.folder("scores"),
     )
     return table, lambda q, row: method.per_token(q, row, candidates=candidates)
+
+
+@dataclass(frozen=True)
+class _Watched:
+    """An executor whose finished shards are counted on the display."""
+
+    workers: Mapper
+    label: str
+
+    def map(self, fn: Callable[[Any], Any], shards: Sequence[Any]) -> Iterator[Any]:
+        from glasshouse.runtime.progress import track
+
+        return track(self.workers.map(fn, shards), self.label, total=len(shards))
+
+
+def _workers(executor: str | Mapper | None) -> Mapper:
+    from glasshouse.runtime.executors import get_executor
+
+    return get_executor(executor or "local") if executor is None or isinstance(executor, str) else executor
 
 
 def _check_queries(queries: Records) -> None:
