@@ -96,6 +96,27 @@ def test_language_models_of_each_family(any_model) -> None:
     assert not any(module.selected for module in describe_modules(any_model) if module.kind == "embedding")
 
 
+def test_what_is_selected_in_each_family(any_family, tiny) -> None:
+    """Every linear map of the blocks; embeddings, norms and a tied head are left out for a stated reason."""
+    model = tiny.model(any_family)
+    described = {module.name: module for module in describe_modules(model)}
+    linear = {name for name, m in model.named_modules() if isinstance(m, nn.Linear | Conv1D)}
+    tied = {name for name in linear if described[name].why.startswith("its weight is shared")}
+    assert tied == ({"lm_head"} if model.config.tie_word_embeddings else set())
+    assert {name for name, module in described.items() if module.selected} == linear - tied
+    assert all(module.why for module in described.values() if not module.selected)
+
+
+@pytest.mark.parametrize("family,name", [("opt", "model.decoder.embed_positions"), ("gemma2", "embed")])
+def test_embeddings_with_a_forward_pass_of_their_own(tiny, family, name) -> None:
+    """Their inputs are not indices into the weight, or their outputs not its rows."""
+    model = tiny.model(family)
+    if family == "gemma2":  # alone, so that it is not refused for being tied
+        model = nn.ModuleDict({"embed": model.model.embed_tokens})
+    with pytest.raises(UntrackedModuleError, match="computes something of its own"):
+        Capture(model, [name])
+
+
 def test_rows_flattened_around_a_layer_are_still_rows(tiny) -> None:
     """OPT gives its MLP [B*T, d]; tracked alone, its tokens must not pass for examples."""
     model, ids = tiny.model("opt"), torch.tensor([[5, 6, 7, 8], [9, 3, 2, 1]])

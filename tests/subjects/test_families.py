@@ -73,7 +73,8 @@ def test_rows_longer_than_the_window(tiny, family) -> None:
             real = batch.attention_mask[i].bool()
             found = together["resid_post.1"][i][real]
             torch.testing.assert_close(found, one["resid_post.1"][0], rtol=1e-4, atol=1e-4)
-    prompts, completions = [max(rows, key=len)] * 12, tiny.rows(12, seed=6, low=1, high=14)  # the prompt is run once
+    # Long enough that the prompt is run once and its cache repeated.
+    prompts, completions = [max(rows, key=len)] * 12, tiny.rows(12, seed=6, low=1, high=14)
     found = subject.score(prompts, completions)
     for prompt, completion, score in zip(prompts, completions, found, strict=True):
         logits = subject.run([[*prompt, *completion]]).logits[0].log_softmax(-1)
@@ -121,6 +122,22 @@ def test_clipped_projections_are_read_as_they_were_made(tiny) -> None:
     graph = subject.run([[5, 9, 33]], read=["v.0"], grad=True)
     [grad] = torch.autograd.grad(graph.logits.sum(), [graph["v.0"]])
     assert bool((grad[graph["v.0"].abs() > 1.5] == 0).all()) and float(grad.abs().max()) > 0
+
+
+def test_gemma_3_with_images_is_read_through_its_text_part() -> None:
+    import transformers as t
+
+    vision = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 1, "num_attention_heads": 2}
+    options = {**SMALL, "head_dim": 16, "num_key_value_heads": 2, "sliding_window": 8}
+    config = t.Gemma3Config(
+        text_config=t.Gemma3TextConfig(**options),
+        vision_config={**vision, "image_size": 28, "patch_size": 14},
+        mm_tokens_per_image=4,
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        subject = as_subject(t.AutoModelForCausalLM.from_config(config).eval())
+    assert (subject.architecture, subject.n_layers, subject.vocab_size) == ("gemma3", 2, 64)
 
 
 @pytest.mark.parametrize(

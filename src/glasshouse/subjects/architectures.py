@@ -131,6 +131,8 @@ def locate(model: nn.Module) -> Parts:
     """Find the parts of a causal language model. Raises UnknownArchitecture listing what was tried."""
     config = getattr(model, "config", None)
     model_type = str(getattr(config, "model_type", type(model).__name__))
+    if config is not None and hasattr(config, "get_text_config"):
+        config = config.get_text_config(decoder=True)  # of a model that also reads images
     if config is None:
         raise UnknownArchitecture(
             f"{type(model).__name__} has no config",

@@ -70,8 +70,9 @@ class Capture:
     ((3, 1, 3), (3, 1, 1))
 
     Parameters are frozen inside the block and restored after it, so the graph starts at the first tracked
-    module. With `ones=False` no column of ones is stored (see `Pair`). Raises UntrackedModuleError for modules that cannot be tracked, InputError for a second capture of
-    the same model or for a model whose training mode makes examples random or dependent on one another.
+    module. With `ones=False` no column of ones is stored (see `Pair`). Raises UntrackedModuleError for
+    modules that cannot be tracked, InputError for a second capture of the same model or for a model whose
+    training mode makes examples random or dependent on one another.
     """
 
     def __init__(self, model: nn.Module, names: Sequence[str], *, ones: bool = True) -> None:

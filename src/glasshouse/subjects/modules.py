@@ -131,6 +131,8 @@ def _obstacle(name: str, module: nn.Module, kind: Kind, shared: dict[str, str], 
         return f"{type(module).__name__} has no outer-product gradient"
     if not isinstance(weight, Tensor) or not weight.is_floating_point():
         return "its weight is quantised"
+    if _is_changed(module, kind):
+        return f"{type(module).__name__} computes something of its own from its weight"
     if name in inside:
         return "torch reads its weight without calling it"
     if isinstance(module, nn.Conv2d) and module.groups > 1:
@@ -138,6 +140,12 @@ def _obstacle(name: str, module: nn.Module, kind: Kind, shared: dict[str, str], 
     if isinstance(module, nn.Embedding) and (module.max_norm is not None or module.scale_grad_by_freq):
         return "max_norm or scale_grad_by_freq changes its gradient"
     return f"its weight is shared with {shared[name]}" if name in shared else ""
+
+
+def _is_changed(module: nn.Module, kind: Kind) -> bool:
+    """Whether a subclass replaces the forward pass: Gemma scales its embeddings, OPT shifts its positions."""
+    plain: dict[Kind, type[nn.Module]] = {"linear": nn.Linear, "conv2d": nn.Conv2d, "embedding": nn.Embedding}
+    return kind in plain and type(module).forward is not plain[kind].forward
 
 
 def _describe(
