@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 SLUG = "guilty-rows"
 SOURCE = "hidden-trigger"
 PROMPTS = 12
-FACTOR_ROWS = 1000
-"""Rows for the curvature; on the resident 2,000 rank its planted rows no better and cost 5 s more."""
+FACTOR_ROWS = 500
+"""Rows for the curvature; 1,000 and 2,000 name the resident's planted rows as well (recall@20 1.00), later."""
 TOP = 20
 SHOWN = 20
 
