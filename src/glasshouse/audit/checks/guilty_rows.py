@@ -29,7 +29,7 @@ SLUG = "guilty-rows"
 SOURCE = "hidden-trigger"
 PROMPTS = 12
 FACTOR_ROWS = 500
-"""Rows for the curvature; 1,000 and 2,000 name the resident's planted rows as well (recall@20 1.00), later."""
+"""Rows for the curvature; 1,000 and 2,000 name the resident's planted rows as well (recall@20 1.00)."""
 TOP = 20
 SHOWN = 20
 
