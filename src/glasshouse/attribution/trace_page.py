@@ -99,6 +99,8 @@ def _lead(traced: Traced) -> str:
 
 
 def _heading(traced: Traced, name: str) -> str:
+    if len(traced.prepared.queries) == 1:
+        return "One answer"
     return (
         f"Query {name}"
         if _of(traced, name)
