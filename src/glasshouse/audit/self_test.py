@@ -57,9 +57,13 @@ def _judge(measured: list[dict[str, Any]]) -> Answer:
                     worst["error"],
                     len(measured),
                     0.0,
-                    f"largest error against its tolerance: {worst['name']}",
+                    worst["name"],
                 ),
-                null=Null(description="the tolerance of this number format", value=worst["tolerance"]),
+                null=Null(
+                    description="the tolerance of this number format",
+                    measured="Largest error against its tolerance",
+                    value=worst["tolerance"],
+                ),
                 evidence=(table,),
             ),
         )

@@ -120,7 +120,7 @@ def _text(x: float, y: float, text: str, anchor: str, style: str = "tick") -> st
 def _label(y: float, text: str, style: str) -> str:
     # An inner svg clips a long label, so that it never runs under the value on a narrow screen.
     inside = f"<title>{escape(text)}</title>{_text(0, 13, text, 'start', style)}"
-    return f'<svg x="0" y="{y}" width="66%" height="18">{inside}</svg>'
+    return f'<svg x="0" y="{y}" width="54%" height="18">{inside}</svg>'
 
 
 def _line(x1: float, y1: float, x2: float, y2: float, style: str) -> str:

@@ -70,9 +70,10 @@ class Detected(_Model):
 
 
 class Null(_Model):
-    """What the estimate was compared with."""
+    """What the estimate was compared with; `measured` says what both are numbers of, as a noun phrase."""
 
     description: str
+    measured: str = ""
     value: float | None = None
     estimate: EstimateField | None = None
     p_value: float | None = None
@@ -196,10 +197,14 @@ class Finding(_Model):
 
 
 class Clean(_Model):
-    """A check that ran and found nothing, with how much it could have found."""
+    """A check that ran and found nothing, with how much it could have found.
+
+    `note` marks what looked suspicious and has an innocent reading, or too little evidence for a finding.
+    """
 
     check: str
     summary: str
+    note: bool = False
     estimate: EstimateField | None = None
     null: Null | None = None
     evidence: tuple[EvidenceItem, ...] = ()

