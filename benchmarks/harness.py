@@ -16,7 +16,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-PEERS = ROOT / ".bench"
+PEERS = Path(os.environ.get("GLASSHOUSE_PEERS", ROOT / ".bench"))
+"""One environment per peer, as `make bench` builds them."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,7 @@ def peer_python(name: str) -> tuple[Path | None, str]:
     python = PEERS / name / "bin" / "python"
     if python.exists():
         return python, ""
-    return None, f"no environment {python.parent.parent.relative_to(ROOT)}: run `make bench` to build it"
+    return None, f"no environment {PEERS.name}/{name}: run `make bench` to build it"
 
 
 def run_worker(python: Path | str, worker: str, case: Path, out: Path, *, threads: int) -> dict[str, float]:
@@ -83,8 +84,11 @@ def gemm_peak(threads: int, dtype: str = "float32", size: int = 1536, repeats: i
 
 
 def rows_to_json(rows: list[Row]) -> str:
-    """The published form."""
-    return json.dumps({"rows": [asdict(row) for row in rows]}, indent=2)
+    """The published form: the columns of `Row` without the peer's own share of the floor."""
+    published = [
+        {key: value for key, value in asdict(row).items() if key != "peer_floor_share"} for row in rows
+    ]
+    return json.dumps({"rows": published}, indent=2)
 
 
 def print_rows(rows: list[Row]) -> None:
