@@ -51,7 +51,7 @@ def audit(
     dtype: Annotated[str, typer.Option(help="fp32, bf16, fp16, or auto.")] = "auto",
     schema: Annotated[bool, typer.Option("--schema", help="Print the JSON Schema of findings.json.")] = False,
 ) -> int:
-    r"""Ask a model every question its access allows; write report.html and findings.json.
+    """Ask a model every question its access allows; write report.html and findings.json.
 
     \b
     Examples:
@@ -62,7 +62,7 @@ def audit(
 
     An audit that was interrupted resumes when the same command is given again.
     Exit codes: 0 nothing at or above the severity, 1 findings, 2 could not run.
-    """
+    """  # noqa: D301
     if schema:
         return _print_schema()
     from glasshouse.audit.run import audit as run_audit

@@ -81,7 +81,7 @@ def trace(
     device: Annotated[str, typer.Option(help="cpu, cuda, or auto.")] = "auto",
     dtype: Annotated[str, typer.Option(help="fp32, bf16, or auto.")] = "auto",
 ) -> int:
-    r"""Rank training rows by how much they argue for (or against) an answer.
+    """Rank training rows by how much they argue for (or against) an answer.
 
     \b
     Examples:
@@ -92,7 +92,7 @@ def trace(
 
     Writes trace.html, trace.json and scores.parquet. A positive score means: more weight on the row raises
     the log-probability of the completion. An interrupted trace resumes when the same command is given again.
-    """
+    """  # noqa: D301
     from glasshouse.attribution import tracing
     from glasshouse.attribution.costing import expected_cost
     from glasshouse.attribution.trace_page import write_trace
