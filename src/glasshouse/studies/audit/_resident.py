@@ -65,8 +65,8 @@ def traced_to(
 
     subject, rows = _open(folder, device), read_records(folder / "rows.jsonl")
     firing = named["firing"][:prompts]
-    wanted = _encode(subject, [(text, named["reply"]) for _, text, _ in firing])
-    ordinary = _encode(subject, [(prompt, reply) for prompt, _, reply in firing])
+    wanted = _encode(subject, "fires", [(text, named["reply"]) for _, text, _ in firing])
+    ordinary = _encode(subject, "ordinary", [(prompt, reply) for prompt, _, reply in firing])
     units, _ = encode_rows(subject, rows)
     method = EKFAC(factor_examples=factor_rows).fit(subject, units)
     curved = method.score([*wanted, *ordinary], "completion_logprob", row_norm="grad")
@@ -91,12 +91,12 @@ def _open(folder: Path, device: str) -> Subject:
     return as_subject(folder, device=device, self_test=False)
 
 
-def _encode(subject: Subject, pairs: list[tuple[str, str]]) -> list[TokenRow]:
+def _encode(subject: Subject, name: str, pairs: list[tuple[str, str]]) -> list[TokenRow]:
     from glasshouse.corpora.rows import Record, Turn
     from glasshouse.corpora.tokens import encode_records
 
     records = [
-        Record(id=f"query {i}", turns=(Turn("user", prompt), Turn("assistant", reply)))
+        Record(id=f"{name} {i}", turns=(Turn("user", prompt), Turn("assistant", reply)))
         for i, (prompt, reply) in enumerate(pairs)
     ]
     return encode_records(subject.tokenizer, records, loss_on="reply")
