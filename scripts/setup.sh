@@ -5,12 +5,19 @@ set -euo pipefail
 
 say() { printf '%s\n' "$*" >&2; }
 
+need="glasshouse needs Python 3.11 or newer"
 if ! command -v "$PYTHON" >/dev/null; then
-  say "glasshouse needs Python 3.11 or newer: '$PYTHON' is not on the PATH; install it, or run 'make PYTHON=/path/to/python3'."
+  say "$need: there is no '$PYTHON' here; install it, or run 'make PYTHON=/path/to/python3.11'."
+  exit 2
+fi
+# What is not a Python at all prints something else than a version, or nothing.
+version=$("$PYTHON" -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null || true)
+if ! [[ "$version" =~ ^[0-9]+\.[0-9]+$ ]]; then
+  say "$need: '$PYTHON' does not run as a Python; run 'make PYTHON=/path/to/python3.11'."
   exit 2
 fi
 if ! "$PYTHON" -c 'import sys; sys.exit(sys.version_info < (3, 11))'; then
-  say "glasshouse needs Python 3.11 or newer: '$PYTHON' is $("$PYTHON" -V 2>&1); run 'make PYTHON=/path/to/python3.11'."
+  say "$need: '$PYTHON' is Python $version; run 'make PYTHON=/path/to/python3.11'."
   exit 2
 fi
 
@@ -26,7 +33,10 @@ else
   elif "$PYTHON" -m pip --version >/dev/null 2>&1; then
     # pip can install itself into an environment made without it.
     say "This Python has no ensurepip; installing pip into $VENV with the pip outside."
-    "$PYTHON" -m venv --without-pip "$VENV"
+    if ! "$PYTHON" -m venv --without-pip "$VENV" 2>/dev/null; then
+      say "'$PYTHON' cannot make environments: install the package python3-venv (Debian, Ubuntu) and run make again."
+      exit 2
+    fi
     "$PYTHON" -m pip --python "$VENV/bin/python" install -q pip
   else
     say "'$PYTHON' has neither ensurepip nor pip: install the package python3-venv (Debian, Ubuntu) or python3-pip and run make again."
