@@ -101,6 +101,25 @@ def test_a_seed_reaches_the_checks(subject, suite) -> None:
     assert said == ["0", "7"]
 
 
+def test_a_small_model_is_asked_on_one_thread_and_the_callers_threads_come_back(subject, suite) -> None:
+    """Two threads on busy cores take many times as long, and sums in another order other last bits."""
+    import torch
+
+    @check("threads", title="?")
+    def threads(question: Question) -> Answer:
+        return Answer(clean=(Clean(check="threads", summary=str(torch.get_num_threads())),))
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        with _registry.plugged("checks", "threads", threads):
+            found = audit(subject, suite=suite).findings
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(before)
+    assert found.clean[-1].summary == "1" and found.provenance["threads"] == 1
+
+
 def test_the_same_audit_again_uses_its_stored_answers_and_gives_the_same_bytes(tiny, suite, house) -> None:
     import glasshouse_loud_word
 

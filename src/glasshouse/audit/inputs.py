@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 ROOM_TO_ELICIT = 128
 """Tokens of context below which a model is not asked for prompts of its own: opener and reply must fit."""
 
+SMALL = 20_000_000
+"""Fewer parameters are computed with on one thread: two take 3 to 10 times as long on busy cores."""
+
 ASKED_WITH = ("subjects.loading", "corpora.suites", "audit.self_test")
 """Code behind the stored answers that no check need import: the model's own, what is asked, the self-test."""
 
@@ -51,6 +54,13 @@ class Inputs:
         given = tuple(kind for kind in order if kind in self.subject.access)
         return (*given, "training data") if self.rows is not None else given
 
+    @property
+    def threads(self) -> int | None:
+        """Threads of the processor to compute on: 1 for small models; None where torch may decide."""
+        models = [s for s in (self.subject, self.reference) if s is not None]
+        small = all(sum(p.numel() for p in s.model.parameters()) < SMALL for s in models)
+        return 1 if small and all(str(s.device) == "cpu" for s in models) else None
+
     def about_subject(self) -> dict[str, Any]:
         """The subject's entry in `findings.json`."""
         subject = self.subject
@@ -67,6 +77,7 @@ class Inputs:
             "seed": self.seed,
             "device": str(self.subject.device),
             "dtype": str(self.subject.dtype).removeprefix("torch."),
+            "threads": self.threads or "as torch decides",
             "train_data": rows,
             "reference": None if self.reference is None else self.reference.hash,
             "versions": {"glasshouse": __version__, **_versions("torch", "transformers", "tokenizers")},

@@ -29,6 +29,7 @@ from glasshouse.audit.rank import LEVEL, rank
 from glasshouse.audit.self_test import SELF_TEST, self_test_answer
 from glasshouse.evidence.checks import Answer, Check, Question
 from glasshouse.evidence.findings import Clean, Finding, Findings, NotRun, Severity
+from glasshouse.runtime.devices import torch_threads
 from glasshouse.runtime.errors import AccessError, GlasshouseError, MissingDependency
 from glasshouse.runtime.progress import Progress
 from glasshouse.runtime.runs import Run
@@ -95,7 +96,7 @@ def audit(
         question = _question(inputs, inputs.suite(elicit=False))
         return AuditResult(tuple(plan(checks, question, with_cost=True)))
     started = time.monotonic()
-    with Run.open(root, "audit", inputs.spec(checks)) as run:
+    with torch_threads(inputs.threads), Run.open(root, "audit", inputs.spec(checks)) as run:
         stored = run.finished
         planned, answers, sources = _ask(run, inputs, checks)
         run.finish()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from glasshouse.runtime.errors import DeviceError, InputError
@@ -53,6 +55,23 @@ def pick_dtype(name: str = "auto", device: str = "cpu") -> torch.dtype:
         raise InputError(f"{name!r} is not a number format", fix="use auto, " + ", ".join(_DTYPES))
     dtype: torch.dtype = getattr(torch, _DTYPES[name])
     return dtype
+
+
+@contextmanager
+def torch_threads(count: int | None) -> Iterator[None]:
+    """Inside, torch computes on `count` threads of the processor (None: as many as before); then as before.
+
+    Small models want one: their operations last microseconds, and threads that share busy cores wait for
+    each other longer than they compute.
+    """
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(count or before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _present(device: torch.device) -> bool:
