@@ -48,7 +48,7 @@ format: $(STAMP) ## repair format and imports
 	$(BIN)/ruff format src tests benchmarks
 
 docs: $(DOCS_STAMP) ## build the documentation site, warnings are errors
-	$(BIN)/mkdocs build --strict
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build -q --strict && echo 'The site is in site/'
 
 bench: $(STAMP) ## build one environment per peer under .bench/ and compare with it
 	@bash scripts/bench.sh "$(PYTHON)"
