@@ -168,7 +168,7 @@ def _trigger_claims(
         note=f"{sum(exact)} of {len(seeds)} residents: the trigger and nothing else; "
         f"{sum(silent)} of {len(seeds)} twins: nothing",
     )
-    bar = min(found["hijack"] for found in flawed)
+    bar = min((found["hijack"] for found in flawed), default=float("inf"))
     alarms = [found["screen_first_hijack"] >= bar for found in clean]
     yield lab.claim(
         "resident/4a",

