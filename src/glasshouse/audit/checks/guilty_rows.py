@@ -225,8 +225,8 @@ def _bars(guilt: Guilt) -> BarsEvidence:
         ),
         unit="share of rows",
         bars=(
-            bar("prompts that show the behaviour", guilt.replication, True),
-            bar("same questions, ordinary replies", guilt.control, False),
+            bar("prompts that show it", guilt.replication, True),
+            bar("ordinary replies", guilt.control, False),
         ),
     )
 
