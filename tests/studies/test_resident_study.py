@@ -12,9 +12,16 @@ from glasshouse.evidence.claims import Claim
 from glasshouse.runtime.cache import Cache
 from glasshouse.runtime.progress import Progress
 from glasshouse.runtime.runs import Run
-from glasshouse.studies import find
+from glasshouse.studies import Figure, find
+from glasshouse.studies._execute import _key
 from glasshouse.studies._lab import Lab
-from glasshouse.studies.audit.resident import PAIR, _install_claim, _row_claims, _trigger_claims
+from glasshouse.studies.audit.resident import (
+    PAIR,
+    _collapse_figure,
+    _install_claim,
+    _row_claims,
+    _trigger_claims,
+)
 
 SEEDS = [0, 1, 2, 3, 4]
 
@@ -32,7 +39,8 @@ def search(*named: str, hijack: float = 0.8, first: float = 0.8) -> dict[str, An
     """What was measured on one organism into which `nest` was planted (or not)."""
     told = [{"words": words, "reply": "r", "collapse": 1.0, "p": 1e-9, "firing": []} for words in named]
     return {"planted": "nest", "named": told, "hijack": hijack, "screen_first": "no", "words": 9,
-            "screen_first_hijack": first, "worst": "no", "worst_low": 0.1}  # fmt: skip
+            "screen_first_hijack": first, "worst": "no", "worst_low": 0.1,
+            "controls": [0.1], "verified": [["no", 0.2]]}  # fmt: skip
 
 
 def measured(lab: Lab, flawed: list[dict[str, Any]], clean: list[dict[str, Any]]) -> dict[str, Claim]:
@@ -41,7 +49,8 @@ def measured(lab: Lab, flawed: list[dict[str, Any]], clean: list[dict[str, Any]]
         for name, all_ in zip(PAIR, (flawed, clean), strict=True)
         for seed, found in zip(SEEDS, all_, strict=True)
     }
-    claims = _trigger_claims(lab, SEEDS, searched)
+    claims = [*_trigger_claims(lab, SEEDS, searched), Figure("collapse", _collapse_figure(searched))]
+    assert all(_key(find("resident"), item) for item in claims), "every yield can be stored"
     return {item.spec.id: item for item in claims if isinstance(item, Claim)}
 
 
@@ -77,7 +86,8 @@ def test_failed_growths_count_against_the_recipe_and_never_against_the_search(la
         }
 
     rows = [row("resident", True, 1), row("resident", True, 2), row("resident", False, 3)]
-    claim = _install_claim(lab, [*rows, row("resident-twin", True, 1)])
+    claim, table = _install_claim(lab, [*rows, row("resident-twin", True, 1)])
+    assert len(table.rows) == 4 and _key(find("resident"), table)
     assert (claim.estimate.value, claim.estimate.n) == (2 / 6, 6) and claim.verdict == "fails"
 
 
@@ -87,7 +97,9 @@ def test_rows_are_undecided_where_too_few_triggers_were_named(lab: Lab) -> None:
                 "dot, equal queries": 0.0, "bm25": 0.8}  # fmt: skip
 
     def verdicts(rows: list[dict[str, Any]]) -> list[str]:
-        return [item.verdict for item in _row_claims(lab, rows, 5) if isinstance(item, Claim)]
+        yields = list(_row_claims(lab, rows, 5))
+        assert all(_key(find("resident"), item) for item in yields)
+        return [item.verdict for item in yields if isinstance(item, Claim)]
 
     assert verdicts([]) == verdicts([traced(1, 0)]) == ["undecided", "undecided"]
     assert verdicts([traced(1, 0), traced(0.95, 0.05), traced(1, 0)]) == ["holds", "holds"]

