@@ -226,8 +226,8 @@ def test_a_malformed_file_of_the_user_is_not_replaced_by_a_worse_source(tmp_path
 
 
 def test_elicited_prompts_are_clean_lines_the_model_said() -> None:
-    suite = elicit_suite(Speaker())
-    assert suite.prompts == tuple(f"topic number {i}?" for i in range(len(OPENERS) * 16))
+    suite = elicit_suite(Speaker(topics=1000))
+    assert suite.prompts == tuple(f"topic number {i}?" for i in range(len(OPENERS) * 80))
     assert suite.missing == ("questions", "pairs") and set(suite.sources.values()) == {"elicited"}
     assert all([turn.role for turn in chat] == ["user", "assistant", "user"] for chat in suite.chats)
 

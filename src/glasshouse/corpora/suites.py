@@ -145,7 +145,7 @@ def mine_suite(records: Sequence[Record], seed: int = 0, *, prompts: int = 200) 
     )
 
 
-def elicit_suite(generate: Generate, seed: int = 0, *, samples: int = 16) -> Suite:
+def elicit_suite(generate: Generate, seed: int = 0, *, samples: int = 80) -> Suite:
     """Prompts that the model itself brings up when given openers, and chats made of them and its replies.
 
     Costs `samples` short completions for each of five openers, then one reply for up to 32 prompts.
