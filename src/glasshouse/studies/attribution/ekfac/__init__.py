@@ -139,7 +139,9 @@ def _canary_claims(lab: Lab, runs: list[dict[str, Any]]) -> Iterator[Yield]:
     yield lab.claim("ekfac/3b", _paired(own, words), _paired(chance, words), note)
     yield lab.claim("ekfac/3c", t_interval(words), t_interval(unbalanced), note)
     yield lab.claim("ekfac/3d", _paired(own, dot), _paired(chance, dot), note)
-    columns = ("seed", "epochs", "p_canary", "ekfac", "identity", "bm25", "bm25_unbalanced")
+    columns = (
+        "seed", "epochs", "p_canary", "ekfac", "identity", "ekfac_each", "identity_each", "bm25", "bm25_unbalanced"
+    )  # fmt: skip
     yield Table("recall", [{name: run[name] for name in columns} for run in runs])
     yield Figure("recall", _recall_figure(runs))
 
@@ -201,7 +203,7 @@ def ratio_of_means(a: np.ndarray, b: np.ndarray, *, level: float = 0.95, seed: i
 
 def _sweep_table(runs: list[dict[str, Any]]) -> Table:
     """Recall against convergence: what one epoch more does to every method."""
-    columns = ("epochs", "p_canary", "ekfac", "identity", "bm25")
+    columns = ("epochs", "p_canary", "ekfac", "identity", "ekfac_each", "identity_each", "bm25")
     rows = sorted(runs, key=lambda run: run["epochs"])
     return Table("convergence", [{name: run[name] for name in columns} for run in rows])
 

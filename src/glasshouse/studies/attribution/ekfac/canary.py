@@ -17,7 +17,7 @@ FACTOR_ROWS = 2000
 
 
 def canary_seed(seed: int, epochs: float, rank: int) -> dict[str, Any]:
-    """Everything measured on one seed; lists are per query, numbers are recalls at 20 of the mean query."""
+    """Everything measured on one seed; recalls at 20 of the averaged query, `_each`: mean over single ones."""
     import torch
 
     from glasshouse.attribution import EKFAC
@@ -36,7 +36,10 @@ def canary_seed(seed: int, epochs: float, rank: int) -> dict[str, Any]:
     for strategy in ("identity", "ekfac"):
         method = EKFAC(strategy, factor_examples=FACTOR_ROWS, seed=seed).fit(model, world.rows)
         scores = method.score(queries, "completion_logprob").scores
-        found[strategy] = _recall(scores, planted)
+        found[f"{strategy}_each"] = _recall(scores, planted)
+        # One behaviour, eight prompts: queries of equal length, averaged, give one ranking.
+        one = method.score(queries, "completion_logprob", query_agg="unit_mean").scores
+        found[strategy] = _recall(one, planted)
     pairs = method.score(order_queries(), "completion_logprob").scores
     found |= _low_rank(method, queries, scores, rank, pairs)
     found["order"] = _order(pairs, world, seed)
