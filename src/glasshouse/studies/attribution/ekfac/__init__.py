@@ -140,7 +140,8 @@ def _canary_claims(lab: Lab, runs: list[dict[str, Any]]) -> Iterator[Yield]:
     yield lab.claim("ekfac/3c", t_interval(words), t_interval(unbalanced), note)
     yield lab.claim("ekfac/3d", _paired(own, dot), _paired(chance, dot), note)
     columns = (
-        "seed", "epochs", "p_canary", "ekfac", "identity", "ekfac_each", "identity_each", "bm25", "bm25_unbalanced"
+        "seed", "epochs", "p_canary", "ekfac", "identity",
+        "ekfac_each", "identity_each", "bm25", "bm25_unbalanced",
     )  # fmt: skip
     yield Table("recall", [{name: run[name] for name in columns} for run in runs])
     yield Figure("recall", _recall_figure(runs))

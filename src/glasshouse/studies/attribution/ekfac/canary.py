@@ -17,7 +17,7 @@ FACTOR_ROWS = 2000
 
 
 def canary_seed(seed: int, epochs: float, rank: int) -> dict[str, Any]:
-    """Everything measured on one seed; recalls at 20 of the averaged query, `_each`: mean over single ones."""
+    """Everything measured on one seed; recalls at 20 of the averaged query, `_each`: of single ones."""
     import torch
 
     from glasshouse.attribution import EKFAC
