@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from glasshouse import _registry
+import glasshouse._registry as _registry
 from glasshouse.evidence.claims import Claim
 from glasshouse.runtime import files
 from glasshouse.runtime.cache import Cache

@@ -25,7 +25,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from glasshouse import _registry
+import glasshouse._registry as _registry
 from glasshouse.evidence.claims import Claim, ClaimSpec
 from glasshouse.runtime.errors import GlasshouseError, InputError
 
