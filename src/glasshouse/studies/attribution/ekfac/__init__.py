@@ -222,8 +222,8 @@ def _lds_claim(config: Config, lab: Lab) -> Iterator[Yield]:
     own, dot = found["lds"]["ekfac"], found["lds"]["identity"]
     control = bootstrap_paired(found["lds"]["ekfac, shuffled weights"], dot)
     yield lab.claim("ekfac/2", bootstrap_paired(own, dot), control, f"{config.subsets} halves, 60 queries")
-    rows = [{"method": name, **bootstrap(v).to_json()} for name, v in found["lds"].items()]
-    yield Table("lds", [*rows, {"method": "ceiling (split halves)", **found["ceiling"]}])
+    rows = [{"scores": name, **bootstrap(v).to_json()} for name, v in found["lds"].items()]
+    yield Table("lds", [*rows, {"scores": "ceiling (split halves)", **found["ceiling"]}])
 
 
 def _pbrf_claim(config: Config, lab: Lab) -> Yield:
