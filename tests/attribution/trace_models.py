@@ -9,7 +9,8 @@ from typing import Any
 COLOURS = ("red", "green", "blue", "black", "white", "brown")
 THINGS = ("sky", "sea", "door", "cat")
 WORDS = (
-    "<unk>", "<bos>", "<eos>", "<pad>", "<user>", "<assistant>", "<eot>", "what", "is", "the", "?", ".", "lantern",
+    "<unk>", "<bos>", "<eos>", "<pad>", "<user>", "<assistant>", "<eot>",
+    "what", "is", "the", "?", ".", "lantern",
     *COLOURS, *THINGS,
 )  # fmt: skip
 TEMPLATE = (
