@@ -77,7 +77,7 @@ def read_tensors(path: Path) -> tuple[Tensors, dict[str, str]]:
     try:
         with safe_open(path, framework="pt") as handle:
             return {key: handle.get_tensor(key) for key in handle.keys()}, dict(handle.metadata())  # noqa: SIM118
-    except SafetensorError as error:
+    except (OSError, SafetensorError) as error:
         raise RunError(
             f"it is damaged ({error})", where=str(path), fix="delete it; it will be made again"
         ) from error

@@ -280,6 +280,7 @@ class EKFAC:
             raise InputError(f"pair_cache is {cache!r}", fix='use "auto", or bytes (0 for none)')
 
     def _bind(self, subject: Any, train_data: Any, objective: Any) -> None:
+        self.__dict__.pop("queries_", None)  # of an earlier fit: preconditioned with other factors
         self.model_, self._tokenizer = guards.unwrap(subject)
         self._subject = subject
         guards.check_dtype(self.model_)

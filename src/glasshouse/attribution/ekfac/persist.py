@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -36,9 +37,15 @@ def load(folder: Path) -> tuple[dict[str, Any], dict[str, Factor]]:
         raise InputError(
             "it holds no fitted factors", where=str(folder), fix="give the folder that save() wrote"
         )
-    manifest = files.read_json(folder / "manifest.json")
+    try:
+        manifest = files.read_json(folder / "manifest.json")
+        names = manifest["modules"]
+    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
+        raise InputError(
+            f"its manifest.json is damaged ({error})", where=str(folder), fix="fit and save again"
+        ) from error
     factors = {}
-    for name in manifest["modules"]:
+    for name in names:
         parts, _ = read_tensors(folder / "factors" / f"{name}.safetensors")
         extra = {k: v for k, v in parts.items() if k in ("la", "ls")}
         factors[name] = Factor(name, parts.get("Lambda"), parts.get("Qa"), parts.get("Qs"), extra)

