@@ -11,7 +11,6 @@ from attribution_models import tiny_gpt2, tiny_llama, token_rows
 
 from glasshouse.attribution import EKFAC, ScoreTable, TokenUnits
 from glasshouse.attribution.ekfac.contract import low_rank, row_scores
-from glasshouse.runtime import files
 from glasshouse.subjects.capture import Pair
 
 
@@ -120,11 +119,7 @@ def test_bfloat16_scores_follow_float32() -> None:
     assert np.corrcoef(exact.ravel(), half.ravel())[0, 1] > 0.98
 
 
-class Killed(BaseException):
-    """Not an Exception: nothing may swallow it."""
-
-
-def test_a_fault_at_any_write_resumes_to_the_same_bytes(tmp_path: Path, monkeypatch) -> None:
+def test_a_fault_at_any_write_resumes_to_the_same_bytes(tmp_path: Path, faults) -> None:
     """Kill at every durable write of a fit and a score pass; each time the rerun equals the calm run."""
     model, rows = tiny_gpt2(n_layer=1), token_rows(8)
 
@@ -132,27 +127,20 @@ def test_a_fault_at_any_write_resumes_to_the_same_bytes(tmp_path: Path, monkeypa
         method = EKFAC(shards=3).fit(model, rows, store=folder)
         return method.score(rows[:2], store=folder).scores
 
-    events: list[tuple[str, Path]] = []
-    monkeypatch.setattr(files, "fault_hook", lambda stage, path: events.append((stage, path)))
+    events = faults.at()
     calm = trace(tmp_path / "calm")
+    faults.off()
     assert len(events) > 20
-    for number in range(len(events)):
-        folder, seen = tmp_path / str(number), 0
-
-        def kill(stage: str, path: Path, number: int = number) -> None:
-            nonlocal seen
-            seen += 1
-            if seen == number + 1:
-                raise Killed
-
-        monkeypatch.setattr(files, "fault_hook", kill)
-        with pytest.raises(Killed):
+    for number, point in enumerate(events, 1):
+        folder = tmp_path / str(number)
+        faults.at(number)
+        with pytest.raises(faults.Killed):
             trace(folder)
-        monkeypatch.setattr(files, "fault_hook", None)
-        assert np.array_equal(trace(folder), calm), f"after {events[number]}"
+        faults.off()
+        assert np.array_equal(trace(folder), calm), point
 
 
-def test_a_killed_fit_repeats_at_most_one_shard(tmp_path: Path, monkeypatch) -> None:
+def test_a_killed_fit_repeats_at_most_one_shard(tmp_path: Path, monkeypatch, faults) -> None:
     from glasshouse.attribution.ekfac import fitting as module
 
     model, rows, seen = tiny_gpt2(n_layer=1), token_rows(8), []
@@ -161,12 +149,12 @@ def test_a_killed_fit_repeats_at_most_one_shard(tmp_path: Path, monkeypatch) -> 
     def counted(job, shard):
         if len(seen) == 3:
             seen.append(tuple(shard))
-            raise Killed
+            raise faults.Killed
         seen.append(tuple(shard))
         return original(job, shard)
 
     monkeypatch.setattr(module, "covariance_shard", counted)
-    with pytest.raises(Killed):
+    with pytest.raises(faults.Killed):
         EKFAC(shards=4).fit(model, rows, store=tmp_path)
     EKFAC(shards=4).fit(model, rows, store=tmp_path)
     assert len(seen) == 5 and len(set(seen)) == 4

@@ -33,10 +33,6 @@ MODULES = ("transformer.h.*.attn.c_attn", "transformer.h.1.mlp.c_fc")
 FEW = TraceOptions(modules=MODULES)
 
 
-class Killed(BaseException):
-    """Like a kill: nothing in the house may catch it and carry on."""
-
-
 class Counting:
     """An executor that runs here and remembers which shards it was given."""
 
@@ -55,13 +51,12 @@ def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(autouse=True)
-def house(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+def house(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("GLASSHOUSE_HOME", str(tmp_path / "home"))
     monkeypatch.setenv("GLASSHOUSE_PROGRESS", "off")
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    yield tmp_path
-    files.fault_hook = None
+    return tmp_path
 
 
 @pytest.fixture
@@ -85,30 +80,17 @@ def small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(method, "SHARD_TOKENS", 170)
 
 
-def fail_at(n: int) -> list[str]:
-    """Make the n-th fault point (from 1) raise; returns the points that were passed."""
-    passed: list[str] = []
-
-    def hook(stage: str, path: Path) -> None:
-        passed.append(f"{stage} {path.name}")
-        if len(passed) == n:
-            raise Killed(passed[-1])
-
-    files.fault_hook = hook
-    return passed
-
-
 def run(prepared: Prepared, name: str, executor: Any = None, runs: str = "runs") -> Traced:
     traced = trace(prepared, runs=runs, executor=executor)
     write_trace(Path(name), traced, top=3)
     return traced
 
 
-def test_a_fault_at_every_write_costs_at_most_one_step(subject, rows, queries, small_shards) -> None:
+def test_a_fault_at_every_write_costs_at_most_one_step(subject, rows, queries, small_shards, faults) -> None:
     def fresh() -> Prepared:  # a new process would have a method that was never fitted
         return prepare(subject, rows, queries, FEW)
 
-    whole, points = Counting(), fail_at(0)
+    whole, points = Counting(), faults.at()
     run(fresh(), "whole", whole)
     steps, points = whole.done, list(points)
     assert len(steps) == len(set(steps)) == 6, "covariance, lambda and scores, two shards each"
@@ -117,12 +99,12 @@ def test_a_fault_at_every_write_costs_at_most_one_step(subject, rows, queries, s
     for n, point in enumerate(points, 1):
         shutil.rmtree("runs")
         out, counting = Path(f"out-{n}"), Counting()
-        fail_at(n)
-        with pytest.raises(Killed):
+        faults.at(n)
+        with pytest.raises(faults.Killed):
             run(fresh(), str(out), counting)
         left = {p.name for p in out.rglob("*")}
         assert left <= {"scores.parquet", "trace.json", "trace.html"}, f"{point}: half-written {left}"
-        files.fault_hook = None
+        faults.off()
         run(fresh(), str(out), counting)
         assert (out / "scores.parquet").read_bytes() == wanted, point
         assert set(counting.done) == set(steps) and len(counting.done) <= len(steps) + 1, (

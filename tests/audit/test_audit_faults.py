@@ -13,27 +13,9 @@ from pathlib import Path
 import pytest
 
 from glasshouse.audit.run import audit
-from glasshouse.runtime import files
 
 PROMPTS = {"prompts": ["red blue .", "the green"]}
 STEPS = ["red", "green", "blue"]
-
-
-class Killed(BaseException):
-    """Like a kill: nothing in the house may catch it and carry on."""
-
-
-def fail_at(n: int) -> list[str]:
-    """Make the n-th fault point (from 1) raise; returns the list of points that were passed."""
-    passed: list[str] = []
-
-    def hook(stage: str, path: Path) -> None:
-        passed.append(f"{stage} {path.name}")
-        if len(passed) == n:
-            raise Killed(passed[-1])
-
-    files.fault_hook = hook
-    return passed
 
 
 @pytest.fixture
@@ -43,7 +25,7 @@ def suite(house: Path) -> Path:
     return path
 
 
-def test_a_fault_at_every_write_costs_at_most_one_step(subject, suite, house, monkeypatch) -> None:
+def test_a_fault_at_every_write_costs_at_most_one_step(subject, suite, house, monkeypatch, faults) -> None:
     import glasshouse_loud_word
 
     def audit_from_scratch(name: str, *, cold: bool = False) -> Path:
@@ -54,9 +36,9 @@ def test_a_fault_at_every_write_costs_at_most_one_step(subject, suite, house, mo
         audit(subject, suite=suite, out=name, runs="runs")
         return house / name / "findings.json"
 
-    cold, warm = fail_at(0), []
+    cold, warm = faults.at(), []
     whole = audit_from_scratch("whole", cold=True).read_bytes()
-    cold, warm = list(cold), fail_at(0)
+    cold, warm = list(cold), faults.at()
     audit_from_scratch("warm")
     warm = list(warm)
     assert {"before findings.json", "after report.html", "before run.json"} <= set(warm)
@@ -67,12 +49,12 @@ def test_a_fault_at_every_write_costs_at_most_one_step(subject, suite, house, mo
     for n, points in [*((n, warm) for n in range(1, len(warm) + 1)), *((n, cold) for n in in_the_cache)]:
         name = f"out-{'cold' if points is cold else 'warm'}-{n}"
         monkeypatch.setenv("GLASSHOUSE_HOME", home)
-        fail_at(n)
-        with pytest.raises(Killed):
+        faults.at(n)
+        with pytest.raises(faults.Killed):
             audit_from_scratch(name, cold=points is cold)
         left = [p.name for p in (house / name).rglob("*")]
         assert set(left) <= {"findings.json", "report.html"}, f"{points[n - 1]}: half-written {left}"
-        files.fault_hook = None
+        faults.off()
         audit(subject, suite=suite, out=name, runs="runs")
         assert (house / name / "findings.json").read_bytes() == whole, points[n - 1]
         built = glasshouse_loud_word.built
