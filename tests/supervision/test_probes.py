@@ -54,8 +54,8 @@ def test_scores_depend_on_no_order_and_no_neighbour(tiny):
 
 
 def test_the_position_is_counted_in_the_prompt(tiny):
-    second = DefectionProbe(sites=["resid_post.0"], position=1).fit(tiny, PAIRS)
-    last = DefectionProbe(sites=["resid_post.0"], position=-1).fit(tiny, PAIRS)
+    second = DefectionProbe(sites=["resid_post.0"], pos=1).fit(tiny, PAIRS)
+    last = DefectionProbe(sites=["resid_post.0"], pos=-1).fit(tiny, PAIRS)
     cut = [" ".join(p.split()[:2]) for p in PROMPTS]
     np.testing.assert_allclose(second.score(PROMPTS), last.score(cut), atol=1e-5)
 

