@@ -6,3 +6,10 @@ importing this module imports Inspect.
 """
 
 from __future__ import annotations
+
+from glasshouse.audit.target import let_subjects_open_organisms
+from glasshouse.evaluation.provider import glasshouse
+
+let_subjects_open_organisms()
+
+__all__ = ["glasshouse"]

@@ -55,7 +55,7 @@ def resolve(source: Any = None) -> Target:
         return Target(source)
     text = str(source)
     if text.startswith(f"{SCHEME}://"):
-        _let_subjects_open_organisms()
+        let_subjects_open_organisms()
         folder = organism_folder(text.removeprefix(f"{SCHEME}://"))
         rows = folder / "rows.jsonl"
         return Target(text, folder, rows if rows.is_file() else None)
@@ -116,7 +116,7 @@ def _grower(organism: Any, seed: int) -> Any:
     return build
 
 
-def _let_subjects_open_organisms() -> None:
+def let_subjects_open_organisms() -> None:
     """Register the scheme with the layer below, which may not import upward."""
     from glasshouse.subjects.loading import register_resolver
 

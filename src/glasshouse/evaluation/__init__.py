@@ -1,1 +1,1 @@
-"""Running evaluations: our Inspect provider with `score`, log frames, and the one sandbox."""
+"""Evaluations on Inspect: our model provider with `score`, log frames, resumable runs, the sandbox."""
