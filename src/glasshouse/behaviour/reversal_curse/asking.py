@@ -1,0 +1,132 @@
+"""Ask a subject about its facts in both directions, without Inspect: what the audit and studies call."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from glasshouse.corpora.reversal import Arm, Asked, ReversalData
+from glasshouse.runtime.errors import AccessError, InputError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+Mode = Literal["logprob", "generate", "both"]
+_WORD = re.compile(r"[^\W_]+")
+
+
+def ask(
+    subject: Any,
+    data: ReversalData,
+    *,
+    arms: Iterable[Arm] | None = None,
+    mode: Mode = "both",
+    ranks: bool = True,
+    max_new_tokens: int = 48,
+) -> pd.DataFrame:
+    """One row per question: its `Asked` fields and what the subject did; `analyse` takes the frame.
+
+    `reply` (greedy), `correct` (the paper's: the reply starts with the completion), `f1` (of words),
+    `logprob` of the completion in nats, and with `ranks` for true rows `rank` of the true completion among
+    those of all entities of its group (1 is first, ties get the middle) and `above`, the share of the others it beats.
+    Columns that were not measured are NaN. Raises AccessError when log-probabilities are asked of a subject
+    that has none.
+    """
+    import pandas as pd
+
+    if mode not in ("logprob", "generate", "both"):
+        raise InputError(f"mode is {mode!r}", fix="choose logprob, generate or both")
+    asked = data.asked(arms)
+    if not asked:
+        raise InputError("no question belongs to these arms", fix="choose other arms")
+    frame = pd.DataFrame([asdict(one) for one in asked])
+    frame["reply"], frame["correct"], frame["f1"] = None, np.nan, np.nan
+    frame["logprob"], frame["rank"], frame["above"] = np.nan, np.nan, np.nan
+    frame["access"] = "logprob" if mode != "generate" else "sampled"
+    if mode != "logprob":
+        replies = _replies(subject, [one.prompt for one in asked], max_new_tokens)
+        frame["reply"] = replies
+        pairs = list(zip(replies, (one.completion for one in asked), strict=True))
+        frame["correct"] = [marked(reply, completion) for reply, completion in pairs]
+        frame["f1"] = [word_f1(reply, completion) for reply, completion in pairs]
+    if mode != "generate":
+        _need_logprobs(subject)
+        scores = subject.score([one.prompt for one in asked], [one.completion for one in asked])
+        frame["logprob"] = np.asarray(scores, dtype=np.float64)
+        if ranks:
+            frame["rank"], frame["above"] = _ranks(subject, data, asked, frame["logprob"].to_numpy())
+    return frame
+
+
+def marked(reply: str, completion: str) -> float:
+    """1.0 when the reply starts with the completion (case and spaces apart), 0.0 when not, NaN when empty."""
+    said, wanted = (" ".join(text.lower().split()) for text in (reply, completion))
+    if not said:
+        return float("nan")
+    return float(said.startswith(wanted))
+
+
+def word_f1(reply: str, completion: str) -> float:
+    """F1 of the words of the reply's start against the completion's, which forgives paraphrase; NaN when empty.
+
+    Only as many words of the reply count as the completion has, because a base model talks on.
+    """
+    wanted = _WORD.findall(completion.lower())
+    said = _WORD.findall(reply.lower())[: len(wanted)]
+    if not said or not wanted:
+        return float("nan")
+    common = sum((Counter(said) & Counter(wanted)).values())
+    return 2 * common / (len(said) + len(wanted))
+
+
+def rank_of(true: float, others: Sequence[float]) -> tuple[float, float]:
+    """(rank of `true` among itself and `others`, share of others it beats); ties count half."""
+    rest = np.asarray(others, dtype=np.float64)
+    if rest.size == 0:
+        return 1.0, float("nan")
+    above = float((rest > true).sum() + (rest == true).sum() / 2)
+    return 1.0 + above, 1.0 - above / rest.size
+
+
+def _replies(subject: Any, prompts: Sequence[str], max_new_tokens: int) -> list[str]:
+    """One greedy reply per prompt; equal prompts are asked once."""
+    unique = list(dict.fromkeys(prompts))
+    said = subject.generate(unique, max_new_tokens=max_new_tokens)
+    by_prompt = {prompt: one[0].text for prompt, one in zip(unique, said, strict=True)}
+    return [by_prompt[prompt] for prompt in prompts]
+
+
+def _need_logprobs(subject: Any) -> None:
+    access = getattr(subject, "access", None)
+    if isinstance(access, set | frozenset) and "logprobs" not in access:
+        raise AccessError(
+            "this subject gives text only", where=str(getattr(subject, "name", "subject")),
+            fix="use mode='generate'; equivalence then stays undecided",
+        )  # fmt: skip
+
+
+def _ranks(
+    subject: Any, data: ReversalData, asked: Sequence[Asked], logprobs: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    prompts, completions, places = [], [], []
+    for i, one in enumerate(asked):
+        if one.kind != "true":
+            continue
+        for entity, completion in data.completions(one.group, one.direction).items():
+            if entity != one.entity_id:
+                prompts.append(one.prompt)
+                completions.append(completion)
+                places.append(i)
+    ranks, above = np.full(len(asked), np.nan), np.full(len(asked), np.nan)
+    if not prompts:
+        return ranks, above
+    scores = np.asarray(subject.score(prompts, completions), dtype=np.float64)
+    owner = np.asarray(places)
+    for i in np.unique(owner):
+        ranks[i], above[i] = rank_of(float(logprobs[i]), scores[owner == i].tolist())
+    return ranks, above
