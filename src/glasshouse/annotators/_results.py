@@ -100,8 +100,8 @@ class RatingMatrix(_Result):
     value: NDArray[np.float32]
     predicates: tuple[str, ...] = ()
     confidence: NDArray[np.float32] | None = None
-    outcome: NDArray[np.int8] = field(default=None)  # type: ignore[assignment]
-    truncated: NDArray[np.bool_] = field(default=None)  # type: ignore[assignment]
+    outcome: NDArray[np.int8] = field(default_factory=lambda: np.zeros((0, 0), np.int8))
+    truncated: NDArray[np.bool_] = field(default_factory=lambda: np.zeros(0, np.bool_))
 
     def __post_init__(self) -> None:
         value = np.asarray(self.value, dtype=np.float32)
@@ -111,10 +111,10 @@ class RatingMatrix(_Result):
         if known.size and (known.min() < 0 or known.max() > 1):
             raise InputError(f"ratings from {known.min():g} to {known.max():g}", fix="keep them in [0, 1]")
         object.__setattr__(self, "value", value)
-        if self.outcome is None:
+        if not self.outcome.size:
             outcome = np.where(np.isnan(value), Outcome.UNPARSED, Outcome.ANSWERED).astype(np.int8)
             object.__setattr__(self, "outcome", outcome)
-        if self.truncated is None:
+        if not self.truncated.size:
             object.__setattr__(self, "truncated", np.zeros(len(value), dtype=bool))
 
     @property
@@ -147,7 +147,7 @@ class RatingMatrix(_Result):
     @property
     def readable(self) -> NDArray[np.bool_]:
         """Texts whose every rating could be read, [n]."""
-        return ~np.isnan(self.value).any(1)
+        return np.asarray(~np.isnan(self.value).any(1))
 
     def to_frame(self) -> pd.DataFrame:
         """One row per text and predicate."""
@@ -220,28 +220,31 @@ class ComparisonTensor(_Result):
     """Answers for n pairs on k axes in two orders.
 
     `mark` int8 [n, k, 2] of `Mark`: [..., 0] with x first, [..., 1] with y first (NOT_ASKED where only the
-    given order was).
+    given order was). `score` float32 [n, k] is the mean of its members' folded scores where a panel judged.
     """
 
     mark: NDArray[np.int8]
     axes: tuple[str, ...] = ()
-    truncated: NDArray[np.bool_] = field(default=None)  # type: ignore[assignment]
+    truncated: NDArray[np.bool_] = field(default_factory=lambda: np.zeros(0, np.bool_))
+    score: NDArray[np.float32] | None = None
 
     def __post_init__(self) -> None:
         mark = np.asarray(self.mark, dtype=np.int8)
         if mark.ndim != 3 or mark.shape[2] != 2:
             raise InputError(f"comparisons of shape {mark.shape}", fix="give [n_pairs, n_axes, 2]")
         object.__setattr__(self, "mark", mark)
-        if self.truncated is None:
+        if not self.truncated.size:
             object.__setattr__(self, "truncated", np.zeros(len(mark), dtype=bool))
 
     def fold(self) -> NDArray[np.float32]:
         """+1 where x won in both orders, -1 where y did, 0 for ties and contradictions, NaN where unread.
 
         score = s1 if s1 == -s2 and s1 != 0 else 0. Raises InputError when only one order was asked;
-        `one_order()` then says what there is.
+        `one_order()` then says what there is. A panel's fold is the mean over its members.
         """
         self._need_both()
+        if self.score is not None:
+            return self.score
         s1, s2 = self._signs(0), self._signs(1)
         score = np.where((s1 == -s2) & (s1 != 0), s1, np.float32(0))
         return np.where(np.isnan(s1) | np.isnan(s2), np.float32(np.nan), score).astype(np.float32)

@@ -17,8 +17,9 @@ class Usage:
     `calls` were paid for, `cache_hits` were answered from disk; `tokens_in` counts all input tokens, those
     read from a provider's cache (`tokens_cached`) included; `usd` is the price of priced calls and `unpriced`
     counts calls whose price nobody knows. `wall_seconds` adds up the time of each call (concurrent calls
-    overlap). How answers were read: as `json`, by the `regex` on the last line, after `reasked` questions; `unparsed`
-    and `refused` answers are NaN. `texts` were shown, `truncated` of them cut.
+    overlap). How answers were read: from log-probabilities (`soft`), as `json`, by the `regex` on the last
+    line, after `reasked` questions; `unparsed` and `refused` answers are NaN. `texts` were shown, `truncated`
+    of them cut.
     """
 
     calls: int = 0
@@ -30,6 +31,7 @@ class Usage:
     usd: float = 0.0
     unpriced: int = 0
     wall_seconds: float = 0.0
+    soft: int = 0
     json: int = 0
     regex: int = 0
     reasked: int = 0
