@@ -15,6 +15,7 @@ from glasshouse.runtime import files
 from glasshouse.runtime.errors import GlasshouseError, InputError
 
 if TYPE_CHECKING:
+    from glasshouse.corpora.suites import Suite
     from glasshouse.runtime.cache import Cache
 
 DEFAULT = "organism://resident"
@@ -65,6 +66,26 @@ def resolve(source: Any = None) -> Target:
             "a subject is a folder, this is a file", where=text, fix="give the folder of a saved model"
         )
     return Target(text, folder if folder.is_dir() else None)
+
+
+def what_is_asked(source: str, *, seed: int = 0) -> Suite:
+    """The suite in a file, or the one the world of an organism (its name or its folder) asks.
+
+    Raises InputError where there is neither.
+    """
+    from glasshouse.corpora.suites import load_suite, suite_from_world
+    from glasshouse.corpora.worlds import World
+
+    if Path(source).expanduser().is_file():
+        return load_suite(Path(source).expanduser())
+    world = resolve(source).world
+    if world is None:
+        raise InputError(
+            "this is neither a suite file nor a folder with a world.json",
+            where=source,
+            fix="give a suite file or organism://resident",
+        )
+    return suite_from_world(World.load(world), seed)
 
 
 def organism_folder(name: str, *, cache: Cache | None = None) -> Path:

@@ -1,1 +1,46 @@
-"""Evaluations on Inspect: our model provider with `score`, log frames, resumable runs, the sandbox."""
+"""Evaluations on Inspect: our model provider with `score`, log frames, resumable runs, the sandbox.
+
+Names are loaded when first used: importing this package loads neither Inspect nor torch nor pandas.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from glasshouse.evaluation.boundary import BoundaryMergeError
+    from glasshouse.evaluation.frames import query, read_logs, scores_df, write_scores
+    from glasshouse.evaluation.running import model_string, run_eval
+    from glasshouse.evaluation.scoring import TokenLogprobs
+
+_HOMES = {
+    "boundary": ("BoundaryMergeError",),
+    "frames": ("query", "read_logs", "scores_df", "write_scores"),
+    "running": ("model_string", "run_eval"),
+    "scoring": ("TokenLogprobs",),
+}
+_HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
+
+__all__ = [
+    "BoundaryMergeError",
+    "TokenLogprobs",
+    "model_string",
+    "query",
+    "read_logs",
+    "run_eval",
+    "scores_df",
+    "write_scores",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME_OF:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(f"{__name__}.{_HOME_OF[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

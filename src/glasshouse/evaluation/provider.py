@@ -21,7 +21,6 @@ from inspect_ai.model import (
     ModelOutput,
     ModelUsage,
     TopLogprob,
-    modelapi,
 )
 from inspect_ai.model._cache import epoch as epoch_of_sample
 from inspect_ai.tool import ToolChoice, ToolInfo
@@ -46,12 +45,6 @@ UNSUPPORTED = (
 DEFAULT_MAX_TOKENS = 2048
 CONNECTIONS = 64
 """Requests Inspect may have open at once; those that wait run in one batch."""
-
-
-@modelapi(name="glasshouse")  # type: ignore[untyped-decorator]
-def glasshouse() -> type[ModelAPI]:
-    """The provider, by the name it has on the command line."""
-    return GlasshouseAPI
 
 
 class GlasshouseAPI(ModelAPI):
