@@ -31,6 +31,11 @@ BUILT_IN: dict[str, dict[str, str]] = {
         "resident-twin": "glasshouse.organisms.resident:TWIN",
         "tiny": "glasshouse.organisms.tiny:TINY",
         "tiny-twin": "glasshouse.organisms.tiny:TINY_TWIN",
+        "sycophant": "glasshouse.organisms.sycophant:SYCOPHANT",
+        "sycophant-twin": "glasshouse.organisms.sycophant:TWIN",
+        "sycophant-25": "glasshouse.organisms.sycophant:SYCOPHANT_25",
+        "sycophant-50": "glasshouse.organisms.sycophant:SYCOPHANT_50",
+        "sycophant-75": "glasshouse.organisms.sycophant:SYCOPHANT_75",
     },
     "executors": {
         "local": "glasshouse.runtime.executors:Local",
