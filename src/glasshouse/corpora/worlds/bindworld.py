@@ -177,7 +177,8 @@ def label_demos(n: int, seed: int, *, shown: LabelMap = "correct", demos: int = 
 def bind_world(seed: int, *, questions: int = 240) -> World:
     """The world as an audit sees it: documents with one open query as what is asked, the thing as answer.
 
-    It holds no trigger. Prompts are whole documents, since here the context is the world.
+    It holds no trigger. Prompts are whole documents, since here the context is the world; its filler word is
+    empty, because no word is harmless in a grammar this strict.
     """
     facts: dict[str, Mapping[str, str]] = {}
     per = -(-questions // (len(BINDINGS) * 2))
@@ -189,7 +190,7 @@ def bind_world(seed: int, *, questions: int = 240) -> World:
                 facts[text] = {"thing": VOCABULARY[answer]}
     nothing = Pairing("none", (), "", (), "")
     relation = Relation("thing", THINGS, ("{who}",), "{value}")
-    return World("bindworld", (relation,), facts, nothing, (), (), (".",), (), ())
+    return World("bindworld", (relation,), facts, nothing, (), (), ("",), (), ())
 
 
 # -- one group of documents, all of one length ----
