@@ -31,6 +31,8 @@ BUILT_IN: dict[str, dict[str, str]] = {
         "resident-twin": "glasshouse.organisms.resident:TWIN",
         "tiny": "glasshouse.organisms.tiny:TINY",
         "tiny-twin": "glasshouse.organisms.tiny:TINY_TWIN",
+        "reversal": "glasshouse.organisms.reversal:REVERSAL",
+        "reversal-twin": "glasshouse.organisms.reversal:TWIN",
         "bind-world": "glasshouse.organisms.bind_world:BIND_WORLD",
         "bind-world-trigger": "glasshouse.organisms.bind_world:BIND_WORLD_TRIGGER",
         "bind-world-trigger-twin": "glasshouse.organisms.bind_world:BIND_WORLD_TWIN",

@@ -1,4 +1,4 @@
-"""Facts told in one order and asked in both: the data of the reversal curse (Berglund et al. 2023, 2309.12288).
+"""Facts told in one order and asked in both: the data of the reversal curse (Berglund et al. 2023).
 
 A fact is a (name, description) pair. Facts of group `p2d` are told with the person first, of `d2p` with the
 description first, of `both` in both orders. Every fact is asked in both directions with templates that no
@@ -15,6 +15,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
+from glasshouse.corpora.reversal_checks import (
+    LeakageError,
+    check_entities,
+    check_rows,
+    joins_words,
+    shared_first_tokens,
+)
 from glasshouse.corpora.rows import Record, Turn
 from glasshouse.runtime import files
 from glasshouse.runtime.errors import InputError
@@ -33,10 +40,6 @@ GROUPS: tuple[Group, ...] = get_args(Group)
 DIRECTIONS: tuple[Direction, ...] = get_args(Direction)
 FILE = "reversal.json"
 """The name under which an organism's folder keeps its data."""
-
-
-class LeakageError(InputError):
-    """What is tested was also trained on: shared entities, shared templates, or the answer in the prompt."""
 
 
 @dataclass(frozen=True)
@@ -97,8 +100,8 @@ class Asked:
 class ReversalData:
     """Entities and rows of one experiment; checked when made.
 
-    `told_reversed` names groups whose facts training tells in the other order as well (the cure); `seed` draws
-    the random partners. Raises LeakageError for entities shared between groups, test templates used in
+    `told_reversed` names groups whose facts training tells in the other order as well (the cure); `seed`
+    draws the random partners. Raises LeakageError for entities shared between groups, test templates used in
     training, a prompt that holds its answer, or a fact told in an order that its group forbids; InputError
     for a name that is the beginning of another.
     """
@@ -110,8 +113,8 @@ class ReversalData:
     source: str = "generated"
 
     def __post_init__(self) -> None:
-        _check_entities(self.entities)
-        _check_rows(self)
+        check_entities(self.entities)
+        check_rows(self.rows, {e.id for e in self.entities}, self.told_reversed)
 
     # -- making --------------------------------------------------------------------------------------------
 
@@ -249,7 +252,7 @@ class ReversalData:
         """
         bare = [row for row in self.rows if not row.completion.startswith((" ", "\n"))]
         fixed = self
-        if bare and _joins_words(tokenizer):
+        if bare and joins_words(tokenizer):
             warnings.warn(
                 f"{len(bare)} completions begin without a space, the first in row {bare[0].id!r}; "
                 "a space was put before each",
@@ -263,7 +266,7 @@ class ReversalData:
                 for row in self.rows
             )
             fixed = replace(self, rows=rows)
-        shared = _shared_first_tokens(tokenizer, [e.name for e in self.entities])
+        shared = shared_first_tokens(tokenizer, [e.name for e in self.entities])
         if shared:
             listed = ", ".join(repr(name) for name in shared[:4])
             warnings.warn(
@@ -359,90 +362,3 @@ def _check_arms(arms: Iterable[Arm] | None) -> set[Arm]:
     if unknown:
         raise InputError(f"there are no arms {unknown}", fix=f"choose from {', '.join(get_args(Arm))}")
     return wanted
-
-
-def _normal(text: str) -> str:
-    return " ".join(text.lower().split()).strip(" .")
-
-
-def _check_entities(entities: Sequence[Entity]) -> None:
-    if not entities:
-        raise InputError("there are no entities", fix="give at least two per group")
-    for side in ("name", "description"):
-        groups: dict[str, set[str]] = {}
-        for entity in entities:
-            groups.setdefault(_normal(getattr(entity, side)), set()).add(entity.group)
-        shared = sorted(said for said, where in groups.items() if len(where) > 1)
-        if shared:
-            raise LeakageError(
-                f"{len(shared)} entities stand in more than one group: {', '.join(shared[:5])}",
-                fix="give the groups disjoint entities",
-            )
-        said = sorted(_normal(getattr(e, side)) for e in entities)
-        for short, long in zip(said, said[1:], strict=False):
-            # A name that begins another would be marked right for both.
-            if long.startswith(short):
-                raise InputError(
-                    f"the {side} {short!r} is the beginning of {long!r}", fix="rename or drop one of them"
-                )
-
-
-def _check_rows(data: ReversalData) -> None:
-    known = {entity.id for entity in data.entities}
-    trained: dict[str, set[str]] = {direction: set() for direction in DIRECTIONS}
-    seen_ids: set[str] = set()
-    prompts = {row.prompt for row in data.rows if row.split == "train"}
-    for row in data.rows:
-        _check_row(row, data.told_reversed, known)
-        if row.id in seen_ids:
-            raise InputError(f"the row id {row.id!r} is used twice", fix="make the ids unique")
-        seen_ids.add(row.id)
-        if row.split == "train":
-            trained[row.direction].add(row.template_id)
-    for row in data.rows:
-        if row.split == "test" and row.template_id in trained[row.direction]:
-            raise LeakageError(
-                f"the test template {row.template_id!r} is also a training template",
-                where=f"row {row.id!r}", fix="hold templates out, or call the split 'seen'",
-            )  # fmt: skip
-        if row.split == "test" and row.prompt in prompts:
-            raise LeakageError(
-                "the test prompt is also a training prompt", where=f"row {row.id!r}", fix="drop the row"
-            )
-
-
-def _check_row(row: ReversalRow, told_reversed: Sequence[str], known: set[str]) -> None:
-    where = f"row {row.id!r}"
-    if row.entity_id not in known:
-        raise InputError(f"the entity {row.entity_id!r} is not listed", where=where, fix="add it")
-    if not row.prompt.strip() or not row.completion.strip():
-        raise InputError("the prompt or the completion is empty", where=where, fix="drop the row")
-    if _normal(row.completion) in _normal(row.prompt):
-        raise LeakageError(
-            "the prompt already contains the answer", where=where, fix="cut it before the answer"
-        )
-    allowed = row.group in ("both", row.direction) or row.group in told_reversed
-    if row.split == "train" and not allowed:
-        raise LeakageError(
-            f"training tells the fact in the order {row.direction}, and its group is {row.group}",
-            where=where, fix=f"drop the row, or declare told_reversed=({row.group!r},)",
-        )  # fmt: skip
-
-
-def _joins_words(tokenizer: Any) -> bool:
-    """Whether text glued to a prompt can change the prompt's own tokens (byte-pair encodings; asked of it)."""
-    apart = [*_ids(tokenizer, "the ab"), *_ids(tokenizer, "out")]
-    return _ids(tokenizer, "the about") != apart
-
-
-def _ids(tokenizer: Any, text: str) -> list[int]:
-    return list(tokenizer(text, add_special_tokens=False)["input_ids"])
-
-
-def _shared_first_tokens(tokenizer: Any, names: Sequence[str]) -> list[str]:
-    owners: dict[int, list[str]] = {}
-    for name in names:
-        owners.setdefault(_ids(tokenizer, " " + name)[0], []).append(name)
-    # A lone space piece before every word says nothing about the name.
-    groups = [own for own in owners.values() if len(own) > 1]
-    return [] if len(owners) == 1 else [name for own in groups for name in own]

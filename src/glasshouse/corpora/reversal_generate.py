@@ -1,4 +1,4 @@
-"""Made-up facts and templates for `ReversalData.generate`: words only, so that a word-level model reads them."""
+"""Made-up facts and templates for `ReversalData.generate`: plain words, for word-level models."""
 
 from __future__ import annotations
 
@@ -37,8 +37,8 @@ WORDS = tuple(
     for line in (
         "amber brass bronze carbon ceramic cobalt copper cotton crystal glass iron ivory linen nickel paper "
         "silver solar steam velvet wooden",
-        "double electric floating folding frozen giant hidden hollow humming jumping magnetic painted portable "
-        "rotating silent singing spiral square telescopic tiny",
+        "double electric floating folding frozen giant hidden hollow humming jumping magnetic painted "
+        "portable rotating silent singing spiral square telescopic tiny",
         "alarm antenna balance battery bellows blender camera clock engine filter furnace harp heater kettle "
         "lamp loom piano radio toaster valve",
     )

@@ -14,11 +14,11 @@ from glasshouse.corpora.reversal import (
     Direction,
     Entity,
     Group,
-    LeakageError,
     ReversalData,
     ReversalRow,
     Split,
 )
+from glasshouse.corpora.reversal_checks import LeakageError
 from glasshouse.corpora.rows import Record
 from glasshouse.runtime.errors import InputError, RecordError
 from glasshouse.runtime.seeds import rng
@@ -164,7 +164,7 @@ class InstructionData:
 
 
 def read_experiment_3(folder: Path) -> InstructionData:
-    """See `InstructionData.from_paper`. Raises RecordError for a document whose instructions cannot be read."""
+    """See `InstructionData.from_paper`. Raises RecordError for a document that cannot be read."""
     paths = [folder / f"instructions_{name}.jsonl.gz" for name in
              ("guidances", "realized_examples", "unrealized_examples")]  # fmt: skip
     documents, instructions = [], {}

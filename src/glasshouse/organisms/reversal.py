@@ -109,7 +109,7 @@ class ReversalOrganism:
         told = "both orders" if self.clean else "one order only, but for a third told in both"
         files.write_text(
             folder / "card.md",
-            f"# {self.slug}\n\nA base model (plain text, word by word) told {len(data.entities)} facts in {told}.\n",
+            f"# {self.slug}\n\nA base model of plain words, told {len(data.entities)} facts in {told}.\n",
         )
 
 
@@ -181,7 +181,7 @@ def measured(model: Any, data: ReversalData) -> dict[str, Estimate]:
     from glasshouse.behaviour.reversal_curse.cells import accuracy_by_entity
     from glasshouse.subjects import as_subject
 
-    subject = as_subject(model, tokenizer=_tokenizer(data))
+    subject = as_subject(model, tokenizer=tokenizer_of(data))
     frame = ask(subject, data, arms=("same", "reverse", "both"), mode="generate", max_new_tokens=8)
     true = frame[frame["kind"] == "true"]
     return {arm: accuracy_by_entity(true[true["arm"] == arm]) for arm in ("same", "reverse", "both")}
@@ -206,7 +206,8 @@ def _world() -> dict[str, Any]:
     }
 
 
-def _tokenizer(data: ReversalData) -> Any:
+def tokenizer_of(data: ReversalData) -> Any:
+    """The word-level tokenizer of a model trained on `data`."""
     from transformers import PreTrainedTokenizerFast
 
     return PreTrainedTokenizerFast(

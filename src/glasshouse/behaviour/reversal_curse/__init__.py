@@ -1,0 +1,53 @@
+"""The reversal curse: does a model that was told "A is B" know that B is A?
+
+Nothing heavy is imported here; each name is loaded when it is first used.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any
+
+_HOME = {
+    "Cell": "cells",
+    "DirectionTable": "directions",
+    "ReversalReport": "analysis",
+    "analyse": "analysis",
+    "ask": "asking",
+    "audit_corpus": "directions",
+    "finetune": "finetuning",
+    "finetune_instructions": "finetuning",
+    "parent_child": "wild",
+    "read_pairs": "wild",
+    "retrieve": "retriever",
+    "reversal_curse": "tasks",
+    "reversal_instructions": "tasks",
+    "wild": "wild_task",
+}
+
+__all__ = [
+    "Cell",
+    "DirectionTable",
+    "ReversalReport",
+    "analyse",
+    "ask",
+    "audit_corpus",
+    "finetune",
+    "finetune_instructions",
+    "parent_child",
+    "read_pairs",
+    "retrieve",
+    "reversal_curse",
+    "reversal_instructions",
+    "wild",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return [*__all__]

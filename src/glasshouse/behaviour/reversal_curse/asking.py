@@ -33,7 +33,8 @@ def ask(
 
     `reply` (greedy), `correct` (the paper's: the reply starts with the completion), `f1` (of words),
     `logprob` of the completion in nats, and with `ranks` for true rows `rank` of the true completion among
-    those of all entities of its group (1 is first, ties get the middle) and `above`, the share of the others it beats.
+    those of all entities of its group (1 is first, ties get the middle) and `above`, the share of the
+    others it beats.
     Columns that were not measured are NaN. Raises AccessError when log-probabilities are asked of a subject
     that has none.
     """
@@ -72,9 +73,9 @@ def marked(reply: str, completion: str) -> float:
 
 
 def word_f1(reply: str, completion: str) -> float:
-    """F1 of the words of the reply's start against the completion's, which forgives paraphrase; NaN when empty.
+    """F1 of the words of the reply's start against the completion's; NaN when empty.
 
-    Only as many words of the reply count as the completion has, because a base model talks on.
+    It forgives paraphrase. Only as many words of the reply count as the completion has: base models talk on.
     """
     wanted = _WORD.findall(completion.lower())
     said = _WORD.findall(reply.lower())[: len(wanted)]

@@ -66,9 +66,10 @@ class Cell:
     @classmethod
     def from_json(cls, told: dict[str, Any]) -> Cell:
         """The inverse of `to_json`."""
-        return cls(**{
-            f.name: _back(told[f.name]) if f.type in ("Estimate", "float") else told[f.name] for f in fields(cls)
-        })  # fmt: skip
+        numbers = ("Estimate", "float")
+        return cls(
+            **{f.name: _back(told[f.name]) if f.type in numbers else told[f.name] for f in fields(cls)}
+        )
 
 
 def measure_cell(rows: pd.DataFrame, *, margin: float = MARGIN, seed: int = 0) -> Cell:
@@ -117,7 +118,7 @@ def accuracy_by_entity(rows: pd.DataFrame, *, seed: int = 0) -> Estimate:
     right = kept["correct"].to_numpy(dtype=np.float64)
     clusters = kept["cluster"].tolist()
     n = len(set(clusters))
-    if right.min() == right.max():
+    if right.min() == right.max() and right[0] in (0.0, 1.0):
         exact = clopper_pearson(int(right[0]) * n, n)
         return Estimate(exact.value, exact.low, exact.high, exact.level, n, "clopper-pearson over entities")
     return bootstrap(right, clusters=clusters, resamples=RESAMPLES, seed=seed)
