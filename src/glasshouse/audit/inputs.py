@@ -57,13 +57,15 @@ class Inputs:
     @property
     def threads(self) -> int | None:
         """Threads of the processor to compute on: 1 for small models; None where torch may decide."""
-        models = [s for s in (self.subject, self.reference) if s is not None]
+        models = [s for s in (self.subject, self.reference) if s is not None and "activations" in s.access]
         small = all(sum(p.numel() for p in s.model.parameters()) < SMALL for s in models)
         return 1 if small and all(str(s.device) == "cpu" for s in models) else None
 
     def about_subject(self) -> dict[str, Any]:
         """The subject's entry in `findings.json`."""
         subject = self.subject
+        if "activations" not in subject.access:  # behind an API: nothing of it is known
+            return {"name": subject.name, "kind": "model behind an API", "sha256": subject.hash}
         return {
             "name": subject.name, "architecture": subject.architecture, "layers": subject.n_layers,
             "width": subject.d_model, "vocabulary": subject.vocab_size,

@@ -123,7 +123,7 @@ def _ask(
         suite = unpack_suite(run.step("suite", lambda: pack_suite(inputs.suite(elicit=True))))
         question = _question(inputs, suite, step=run.step, folder=run.folder, report=progress.say)
         planned = plan(checks, question)
-        answers = [self_test_answer(question)]
+        answers = [self_test_answer(question)] if _opened(inputs) else []
         runnable = [entry.check for entry in planned if entry.runs]
         with progress.task("asking", total=len(runnable)) as task:
             for check in runnable:
@@ -131,6 +131,11 @@ def _ask(
                 answers.append(_answer(check, question, answers))
                 task.advance()
     return planned, answers, dict(suite.sources)
+
+
+def _opened(inputs: Inputs) -> bool:
+    """Whether anything is read inside the subject, which the self-test must then vouch for."""
+    return "activations" in inputs.subject.access
 
 
 def _answer(check: Check, question: Question, answers: Sequence[Answer]) -> Answer:
@@ -172,7 +177,7 @@ def _findings(
 ) -> Findings:
     ranked = rank(answers)
     unasked = [NotRun(check=p.check.slug, why="; ".join(p.why_not)) for p in planned if not p.runs]
-    titles = [{"check": SELF_TEST.slug, "title": SELF_TEST.title}]
+    titles = [{"check": SELF_TEST.slug, "title": SELF_TEST.title}] if _opened(inputs) else []
     titles += [{"check": p.check.slug, "title": p.check.title} for p in planned]
     return Findings(
         subject=inputs.about_subject(),

@@ -1,4 +1,5 @@
-"""What is audited: a checkpoint folder, a model in memory, or `organism://NAME` with its rows and its world.
+"""What is audited: a checkpoint folder, a model in memory or behind an API, or `organism://NAME`, which brings
+its rows and its world.
 
 `truth.json` is located here so that the grader finds it; nothing of the audit opens it.
 """
@@ -60,6 +61,9 @@ def resolve(source: Any = None) -> Target:
         folder = organism_folder(text.removeprefix(f"{SCHEME}://"))
         rows = folder / "rows.jsonl"
         return Target(text, folder, rows if rows.is_file() else None)
+    if text.startswith("inspect:"):  # a model behind an API, which may be one of ours
+        let_subjects_open_organisms()
+        return Target(text)
     folder = Path(text).expanduser()
     if folder.is_file():
         raise InputError(

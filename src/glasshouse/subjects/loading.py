@@ -15,6 +15,7 @@ from glasshouse.runtime.devices import pick_device, pick_dtype
 from glasshouse.runtime.errors import InputError
 from glasshouse.runtime.quiet import quiet_transformers
 from glasshouse.subjects.adapters import attach, base_of, is_adapter
+from glasshouse.subjects.api import PREFIX, ApiSubject
 
 if TYPE_CHECKING:
     from glasshouse.subjects.subject import Subject
@@ -31,7 +32,7 @@ def register_resolver(scheme: str, resolve: Resolver) -> None:
 
 
 def as_subject(
-    source: str | Path | nn.Module | Subject,
+    source: str | Path | nn.Module | Subject | ApiSubject,
     *,
     tokenizer: Any = None,
     device: str = "auto",
@@ -41,9 +42,9 @@ def as_subject(
     """The model under study, with everything its access allows.
 
     `source` is a checkpoint folder, the folder of a PEFT adapter (its config names the base model), a hub id,
-    `scheme://name` of a registered resolver, a transformers model, adapted or not (used in place; `auto`
-    keeps its device and dtype) or a Subject (returned as it is). Code from a checkpoint is never run and
-    pickled weights are never read.
+    `scheme://name` of a registered resolver, `inspect:PROVIDER/MODEL` for a model behind an API (see
+    `subjects.api`), a transformers model, adapted or not (used in place; `auto` keeps its device and dtype)
+    or a Subject (returned as it is). Code from a checkpoint is never run and pickled weights are never read.
 
     Raises InputError for a source that cannot be opened, UnknownArchitecture when the access layer cannot
     find its way in the model or its self-test fails, NumericalError for NaN weights, DeviceError for a device
@@ -58,6 +59,8 @@ def as_subject(
 
     if isinstance(source, Subject):
         return source
+    if isinstance(source, ApiSubject) or (isinstance(source, str) and source.startswith(PREFIX)):
+        return _api_subject(source, device)  # type: ignore[return-value]
     if isinstance(source, nn.Module):
         model = _place(source, device, dtype)
         name = str(getattr(getattr(source, "config", None), "_name_or_path", "") or type(source).__name__)
@@ -67,6 +70,13 @@ def as_subject(
     if self_test or not subject.parts.known:
         subject.require_self_test()
     return subject
+
+
+def _api_subject(source: str | ApiSubject, device: str) -> ApiSubject:
+    """A model behind an API: it has the text part of `Subject`, and refuses the rest."""
+    if device != "auto":
+        raise InputError(f"a model behind an API does not run on {device!r}", fix="leave device at auto")
+    return source if isinstance(source, ApiSubject) else ApiSubject(source)
 
 
 def _open(source: str, tokenizer: Any, device: str, dtype: str) -> Subject:
