@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from itertools import pairwise
 from typing import Any, ClassVar
 
 import numpy as np
@@ -140,16 +141,17 @@ def term_set(text: str, payload: Payload | None) -> TermSet:
     if not terms:
         raise InputError(
             f"{shorten(text)!r} has no terms to count",
-            fix='give a TermSet as payload, or write "mentions any of: ..."; the words alone need an LM judge',
+            fix='give a TermSet as payload, or write "mentions any of: ..."; plain words need an LM judge',
         )
     return TermSet(tuple(terms))
 
 
-def document_terms(samples: Iterable[str] | Iterable[Pair], least: int) -> tuple[list[str], Floats]:
-    """Terms in at least `least` samples and whether each sample mentions them, [n, terms] of 0 and 1.
+def document_terms(samples: Iterable[str] | Iterable[Pair], least: int) -> tuple[list[str], Any]:
+    """Terms in at least `least` samples and whether each sample mentions them: sparse [n, terms] of 0 and 1.
 
     For pairs an entry is what x mentions minus what y does.
     """
+    from scipy.sparse import coo_matrix
     from sklearn.feature_extraction.text import ENGLISH_STOP_WORDS
 
     rows = [
@@ -161,17 +163,22 @@ def document_terms(samples: Iterable[str] | Iterable[Pair], least: int) -> tuple
     counted = Counter(term for x, y in rows for term in x | y)
     names = sorted(term for term, count in counted.items() if count >= least)
     place = {name: i for i, name in enumerate(names)}
-    present = np.zeros((len(rows), len(names)))
-    for row, (x, y) in enumerate(rows):
-        present[row, [place[t] for t in x if t in place]] += 1
-        present[row, [place[t] for t in y if t in place]] -= 1
-    return names, present
+    entries = [
+        (sign, row, place[term])
+        for row, sides in enumerate(rows)
+        for sign, said in zip((1.0, -1.0), sides, strict=True)
+        for term in said
+        if term in place
+    ]
+    values, row_of, column_of = zip(*entries, strict=True) if entries else ((), (), ())
+    shape = (len(rows), len(names))
+    return names, coo_matrix((values, (row_of, column_of)), shape=shape, dtype=np.float64).tocsc()
 
 
 def _terms(text: str, stop: frozenset[str]) -> frozenset[str]:
     said = words(text)
     single = {word for word in said if word not in stop and len(word) > 1}
-    double = {f"{a} {b}" for a, b in zip(said, said[1:], strict=False) if a in single and b in single}
+    double = {f"{a} {b}" for a, b in pairwise(said) if a in single and b in single}
     return frozenset(single | double)
 
 
@@ -180,11 +187,13 @@ def _said_terms(text: str) -> list[str]:
     return [term.strip().lower() for term in match["terms"].split(",") if term.strip()] if match else []
 
 
-def _correlations(present: Floats, scores: Floats) -> Floats:
-    """Pearson correlation of each column with the scores; 0 where either is constant."""
-    x, y = present - present.mean(0), scores - scores.mean()
-    spread = np.sqrt((x**2).sum(0) * (y**2).sum())
-    return np.divide(y @ x, spread, out=np.zeros(present.shape[1]), where=spread > 1e-12)
+def _correlations(present: Any, scores: Floats) -> Floats:
+    """Pearson correlation of each sparse column with the scores; 0 where either is constant."""
+    y = scores - scores.mean()
+    mean = np.asarray(present.mean(0)).ravel()
+    square = np.asarray(present.multiply(present).sum(0)).ravel() - len(scores) * mean**2
+    spread = np.sqrt(np.maximum(square, 0) * float(y @ y))
+    return np.divide(present.T @ y, spread, out=np.zeros(len(mean)), where=spread > 1e-12)
 
 
 def _residual(scores: Floats, explained: Floats) -> Floats:

@@ -1,4 +1,4 @@
-"""Judges that know the answer: from the ground truth of organisms (`oracle`), or by a written rule (`rule`)."""
+"""Judges that know the answer: by the ground truth of organisms (`oracle`), or by a written rule (`rule`)."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from glasshouse.runtime.text import shorten
 Rating = Callable[[str, str, Mapping[str, Any]], "float | bool | None"]
 """(predicate, text, metadata) -> truth in [0, 1]; None where there is none."""
 Comparison = Callable[[str, Pair, Mapping[str, Any]], "float | None"]
-"""(axis, pair, metadata) -> above 0 where x has more, below 0 where y has, 0 for a tie, None where unknown."""
+"""(axis, pair, metadata) -> above 0 where x has more, below 0 where y has, 0 for a tie, None if unknown."""
 
 
 class OracleAnnotator(AnnotatorBase):
@@ -54,7 +54,7 @@ class OracleAnnotator(AnnotatorBase):
             raise InputError(f"flip is {flip}", fix="give a share between 0 and 1")
         self.name, self.flip, self.seed = name, flip, seed
         self._rating, self._comparison = rate, compare
-        can: set[Capability] = {"compare"} | ({"rate", "assign"} if rate is not None else set())
+        can: list[Capability] = ["compare"] if rate is None else ["compare", "rate", "assign"]
         self.capabilities = frozenset(can)
 
     @property
@@ -113,14 +113,14 @@ class OracleAnnotator(AnnotatorBase):
 
 
 class RuleAnnotator(OracleAnnotator):
-    """Judges by a written rule: a regular expression per predicate, or a function of the text.
+    r"""Judges by a written rule: a regular expression per predicate, or a function of the text.
 
     `rules` maps a predicate's words to a pattern (searched for, ignoring case) or to `text -> value in [0, 1]
     or None`; a function that takes two arguments also gets the metadata. Give one function instead of a
     mapping to use it for every predicate. Raises InputError for a predicate without a rule, or a bad pattern.
 
-    >>> RuleAnnotator({"greets": r"\\bhello\\b"}).rate(["greets"], ["Hello you", "bye"]).value.ravel().tolist()
-    [1.0, 0.0]
+    >>> RuleAnnotator({"greets": r"\bhello\b"}).rate(["greets"], ["Hello you"]).value.item()
+    1.0
     """
 
     kind: ClassVar[Kind] = "rule"
