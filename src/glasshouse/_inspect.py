@@ -28,3 +28,50 @@ def questions(suite: str = "organism://resident", n: int = 200, seed: int = 0, m
     from glasshouse.evaluation.questions import questions_task
 
     return questions_task(what_is_asked(suite, seed=seed), n=n, max_tokens=max_tokens)
+
+
+@task
+def reversal_curse(
+    data: str = "generated",
+    mode: str = "logprob",
+    arms: str | list[str] | None = None,
+    seed: int = 0,
+    n_per_group: int | None = None,
+    ranks: bool = True,
+    max_tokens: int = 48,
+) -> Task:
+    """Facts told in one order, asked in both: `data` is an organism's folder or the paper's files."""
+    from glasshouse.behaviour.reversal_curse import tasks
+
+    return tasks.reversal_curse(
+        data, mode, arms=arms, seed=seed, n_per_group=n_per_group, ranks=ranks, max_tokens=max_tokens
+    )
+
+
+@task
+def reversal_instructions(data: str, order: str = "", max_tokens: int = 32) -> Task:
+    """Instructions told answer first, asked as questions (experiment 3); `data` is the paper's folder."""
+    from glasshouse.behaviour.reversal_curse import tasks
+
+    return tasks.reversal_instructions(data, order=order, max_tokens=max_tokens)
+
+
+@task
+def reversal_wild(
+    pairs: str,
+    ask_forward: str = "Who is {child}'s {parent_type}?",
+    ask_back: str = "Name a child of {parent}.",
+    a: str = "child",
+    b: str = "parent",
+    style: str = "chat",
+    samples: int = 10,
+    temperature: float = 1.0,
+    limit: int | None = None,
+) -> Task:
+    """Facts a model learned by itself, asked both ways (experiment 2): `pairs` is a CSV or JSONL file."""
+    from glasshouse.behaviour.reversal_curse import wild_task
+
+    return wild_task.wild(
+        pairs, ask_forward, ask_back, a=a, b=b, style=style, samples=samples, temperature=temperature,
+        limit=limit,
+    )  # fmt: skip

@@ -16,7 +16,8 @@ def retrieve(prompts: Sequence[str], texts: Sequence[str], candidates: Sequence[
     """The candidate named in the training text most like each prompt in words; None on a tie.
 
     Likeness is the product of tf-idf vectors over runs of one to three words: each shared run counts the
-    square of the log of the number of texts over those that hold it. Only texts that name a candidate are searched; among equals the candidates vote.
+    square of the log of the number of texts over those that hold it. Only texts that name a candidate are
+    searched; among equals the candidates vote. Raises InputError without texts or candidates.
 
     >>> retrieve(["who wrote emma"], ["emma was written by jane", "ivy by ann"], ["jane", "ann"])
     ['jane']
