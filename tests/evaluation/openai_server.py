@@ -1,4 +1,4 @@
-"""An OpenAI-compatible server on localhost that answers with a subject of ours, and counts what it is asked."""
+"""An OpenAI-compatible server on localhost that answers with a subject of ours and keeps what it is asked."""
 
 from __future__ import annotations
 
@@ -39,7 +39,9 @@ class Served:
         return {
             "id": "chatcmpl-0", "object": "chat.completion", "created": 0, "model": request["model"],
             "choices": [choice],
-            "usage": {"prompt_tokens": read, "completion_tokens": len(one.ids), "total_tokens": read + len(one.ids)},
+            "usage": {
+                "prompt_tokens": read, "completion_tokens": len(one.ids), "total_tokens": read + len(one.ids),
+            },
         }  # fmt: skip
 
     def _position(self, turns: list[Turn], k: int) -> dict[str, Any]:

@@ -1,5 +1,5 @@
-"""What is audited: a checkpoint folder, a model in memory or behind an API, or `organism://NAME`, which brings
-its rows and its world.
+"""What is audited: a checkpoint folder, a model in memory or behind an API, or `organism://NAME` with its
+rows and its world.
 
 `truth.json` is located here so that the grader finds it; nothing of the audit opens it.
 """

@@ -10,7 +10,7 @@ import typer
 from glasshouse import _registry
 from glasshouse.runtime.errors import GlasshouseError
 
-SHOWN = ("checks", "organisms", "studies", "executors")
+SHOWN = ("checks", "organisms", "studies", "tasks", "executors")
 
 
 def register(app: typer.Typer) -> None:
@@ -21,7 +21,7 @@ def register(app: typer.Typer) -> None:
 def list_(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")] = False,
 ) -> None:
-    """List the checks, organisms, studies and executors installed here, third parties' included."""
+    """List the checks, organisms, studies, tasks and executors installed here, third parties' included."""
     found = {group: [_describe(group, name) for name in _names(group)] for group in SHOWN}
     if as_json:
         print(json.dumps(found, indent=2))
@@ -35,19 +35,27 @@ def list_(
 
 
 def _names(group: str) -> list[str]:
-    if group != "studies":
-        return _registry.names(group)
-    from glasshouse.studies._study import available
+    if group == "studies":
+        from glasshouse.studies._study import available
 
-    return available()
+        return available()
+    return sorted(_tasks()) if group == "tasks" else _registry.names(group)
 
 
 def _load(group: str, name: str) -> Any:
-    if group != "studies":
-        return _registry.load(group, name)
-    from glasshouse.studies._study import find
+    if group == "studies":
+        from glasshouse.studies._study import find
 
-    return find(name)
+        return find(name)
+    return _tasks()[name] if group == "tasks" else _registry.load(group, name)
+
+
+def _tasks() -> dict[str, Any]:
+    """Our evaluations, by the names `glasshouse eval` takes."""
+    import glasshouse._inspect as registered
+
+    found = {name: getattr(thing, "__registry_info__", None) for name, thing in vars(registered).items()}
+    return {name: getattr(registered, name) for name, info in found.items() if info and info.type == "task"}
 
 
 def _describe(group: str, name: str) -> dict[str, str]:

@@ -53,8 +53,8 @@ def scores_df(logs: Logs) -> pd.DataFrame:
     """One row per sample and epoch.
 
     Columns: `log, created, task, model, status, counted, sample, id, epoch, arm, pair_id, group, target,
-    error, limit, input_tokens, output_tokens`, then `metadata_*`, `task_arg_*`, `model_arg_*`, `config_*`, and
-    per scorer `score_<scorer>` (numbers; C/I/P become 1/0/0.5, N and unparsed NaN) or, where the score is a
+    error, limit, input_tokens, output_tokens`, then `metadata_*`, `task_arg_*`, `model_arg_*`, `config_*`.
+    Per scorer `score_<scorer>` (numbers; C/I/P become 1/0/0.5, N and unparsed NaN) or, where the score is a
     dictionary, `score_<scorer>_<key>`, beside `answer_<scorer>` and `reason_<scorer>`.
 
     `attrs["left_out"]` lists logs that did not succeed, `attrs["unparsed"]` counts per score column the
