@@ -115,6 +115,7 @@ class ReversalReport:
     def load(cls, folder: Path | str) -> ReversalReport:
         """Read what `save` wrote; raises InputError when a file is missing or damaged."""
         import pandas as pd
+        from safetensors import SafetensorError
         from safetensors.numpy import load_file
 
         source = Path(folder)
@@ -124,7 +125,7 @@ class ReversalReport:
             rows = None
             if told["rows"]:
                 rows = pd.DataFrame({**told["rows"], **load_file(source / "rows.safetensors")})
-        except (OSError, KeyError, TypeError, ValueError, Exception) as error:
+        except (OSError, KeyError, TypeError, ValueError, SafetensorError) as error:
             raise InputError(
                 f"this is no saved report ({error})", where=str(source), fix="save it again"
             ) from error

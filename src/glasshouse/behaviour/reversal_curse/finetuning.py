@@ -33,9 +33,9 @@ def finetune(
 
     `loss`: on the whole text, or on the completion only, which becomes the reply where the tokenizer has a
     chat template; the paper found the same with both. `lora` trains an adapter and merges it. `options` are
-    those of `glasshouse.training.train` (cache, engine, device, callbacks) and `precision`. Trained once per setting,
-    then taken from the cache. Completions are given a leading space where the tokenizer needs one (with a
-    warning). Raises InputError for a model, row or option that cannot be used.
+    those of `glasshouse.training.train` (cache, engine, device, callbacks) and `precision`. Trained once per
+    setting, then taken from the cache. Completions get a leading space where the tokenizer needs one (with
+    a warning). Raises InputError for a model, row or option that cannot be used.
     """
     from transformers import AutoTokenizer
 

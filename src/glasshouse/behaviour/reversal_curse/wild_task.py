@@ -24,7 +24,10 @@ from glasshouse.behaviour.reversal_curse.wild import Pair, WildReport, read_pair
 from glasshouse.runtime.errors import InputError
 from glasshouse.statistics import wilson
 
-SYSTEM = 'You answer briefly: the name and nothing else. If you are not sure, answer exactly "{unknown}" and nothing else.'
+SYSTEM = (
+    "You answer briefly: the name and nothing else. If you are not sure, answer exactly "
+    '"{unknown}" and nothing else.'
+)
 UNKNOWN = "I don't know."
 SHOTS: tuple[tuple[str, str], ...] = (
     ("Who is Telemachus's father?", "Odysseus"),
@@ -155,7 +158,7 @@ def _samples(pair: Pair, forward: str, back: str, style: str) -> list[Sample]:
 
 def _filled(template: str, pair: Pair) -> str:
     try:
-        return template.format(a=pair.a, b=pair.b, **pair.more)
+        return template.format(**{**pair.more, "a": pair.a, "b": pair.b})
     except (KeyError, IndexError, ValueError) as error:
         raise InputError(
             f"the template {template!r} cannot be filled ({error})", where=f"pair {pair.id!r}",
