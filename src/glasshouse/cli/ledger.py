@@ -42,7 +42,9 @@ def ledger(
     if as_json:
         print(json.dumps({"claims": rows}, indent=2, ensure_ascii=False, allow_nan=False))
     if render:
-        page = write_text(folder.parent / f"{folder.name}.md", render_markdown(rows, stored(folder)))
+        docs = folder.parent
+        pages = {path.relative_to(docs).as_posix() for path in docs.glob("*/*.md")}
+        page = write_text(docs / f"{folder.name}.md", render_markdown(rows, stored(folder), pages))
         print(f"wrote {page}")
     if check:
         found = problems(folder, specs=specs, codes={s.slug: s.code for s in studies}, tests=root)

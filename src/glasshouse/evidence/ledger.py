@@ -8,7 +8,7 @@ was measured, one file per study. A row is shown for every declared id: *not run
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -236,8 +236,12 @@ def _bare(value: Any) -> Any:
     return {k: v for k, v in value.items() if k != "why"} if isinstance(value, Mapping) else value
 
 
-def render_markdown(rows: Sequence[Mapping[str, Any]], records: Mapping[str, Mapping[str, Any]]) -> str:
-    """`docs/ledger.md` for the rows of `read_ledger` and the files of `stored`."""
+def render_markdown(
+    rows: Sequence[Mapping[str, Any]],
+    records: Mapping[str, Mapping[str, Any]],
+    pages: Collection[str] = (),
+) -> str:
+    """`docs/ledger.md` for the rows of `read_ledger`, the files of `stored`, and the `pages` to link."""
     from glasshouse.evidence._ledger_page import render_markdown as render
 
-    return render(rows, records)
+    return render(rows, records, pages)
