@@ -27,7 +27,7 @@ from inspect_ai.tool import ToolChoice, ToolInfo
 
 from glasshouse.corpora.rows import Turn
 from glasshouse.corpora.tokens import plain_ids
-from glasshouse.evaluation.boundary import encode_pair
+from glasshouse.evaluation.boundary import encode_pairs
 from glasshouse.evaluation.decoding import Reply, Request
 from glasshouse.evaluation.engine import Engine, open_engine
 from glasshouse.evaluation.scoring import TokenLogprobs
@@ -141,12 +141,8 @@ class GlasshouseAPI(ModelAPI):
         Raises InputError naming the pair that is empty, too long or whose boundary is merged
         (BoundaryMergeError).
         """
-        if len(prompts) != len(continuations):
-            raise InputError(
-                f"{len(prompts)} prompts but {len(continuations)} continuations",
-                fix="give one continuation per prompt",
-            )
-        pairs = [self._pair(prompt, said) for prompt, said in zip(prompts, continuations, strict=True)]
+        given = [prompt if isinstance(prompt, str) else turns_of(prompt) for prompt in prompts]
+        pairs = encode_pairs(self.subject, given, continuations, template=self._template)
         rows = [[*before, *after[:-1]] for before, after in pairs]
         check_rows(rows, context=self._context, vocab_size=self.subject.vocab_size)
         found = await self._engine.ask("score", pairs, self._batch_tokens)
@@ -154,13 +150,6 @@ class GlasshouseAPI(ModelAPI):
             TokenLogprobs(tuple(after), values, "logprob")
             for (_, after), values in zip(pairs, found, strict=True)
         ]
-
-    def _pair(
-        self, prompt: str | Sequence[ChatMessage], continuation: str
-    ) -> tuple[tuple[int, ...], tuple[int, ...]]:
-        given = prompt if isinstance(prompt, str) else turns_of(prompt)
-        before, after = encode_pair(self.subject, given, continuation, template=self._template)
-        return tuple(before), tuple(after)
 
     def _encode(self, turns: list[Turn]) -> list[int]:
         if self._template or not self.subject.is_chat:

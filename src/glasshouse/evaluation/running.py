@@ -42,7 +42,7 @@ def run_eval(
     from inspect_ai._util.error import PrerequisiteError
 
     if isinstance(tasks, str):
-        _check_arguments(tasks, options.get("task_args") or {})
+        _check_task(tasks, options.get("task_args") or {})
     given: dict[str, Any] = {
         "retry_attempts": 0,
         "retry_immediate": False,
@@ -75,12 +75,15 @@ def run_eval(
     return logs
 
 
-def _check_arguments(task: str, given: Mapping[str, Any]) -> None:
-    """Inspect only warns of an argument a task does not have, and runs without it."""
+def _check_task(task: str, given: Mapping[str, Any]) -> None:
+    """Raise InputError for a task we lack or an argument it lacks, of which Inspect would only warn."""
     from inspect_ai._util.registry import registry_lookup
 
-    function = registry_lookup("task", task) if given else None
-    if function is None:  # no arguments, or a file that Inspect will load
+    function = registry_lookup("task", task)
+    if function is None and task.startswith("glasshouse/"):
+        name = task.removeprefix("glasshouse/")
+        raise InputError(f"we have no task called {name!r}", fix="see the tasks in `glasshouse list`")
+    if function is None or not given:  # a file or a package that Inspect will load
         return
     parameters = inspect.signature(function).parameters
     if any(one.kind is one.VAR_KEYWORD for one in parameters.values()):

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from glasshouse.evaluation.packing import packs, score_packed
 from glasshouse.subjects import Subject
 
 Access = Literal["logprob", "top_k", "sampled"]
@@ -34,6 +35,12 @@ def score_pairs(
     subject: Subject, pairs: Sequence[Pair], *, batch_tokens: int
 ) -> list[np.ndarray[Any, np.dtype[np.float32]]]:
     """Log-probability of every token of each continuation after its prompt: float32 [n] per pair."""
-    prompts = [before for before, _ in pairs]
-    found = subject.score(prompts, [after for _, after in pairs], per_token=True, batch_tokens=batch_tokens)
+    shared = len({tuple(before) for before, _ in pairs}) < len(pairs)
+    if shared and packs(subject, pairs):
+        found = score_packed(subject, pairs, batch_tokens=batch_tokens)
+    else:
+        prompts = [before for before, _ in pairs]
+        found = subject.score(
+            prompts, [after for _, after in pairs], per_token=True, batch_tokens=batch_tokens
+        )
     return [values.numpy().astype(np.float32, copy=False) for values in found]
