@@ -32,7 +32,12 @@ def run(work: Coroutine[Any, Any, T]) -> T:
     try:
         asyncio.get_running_loop()
     except RuntimeError:
-        return asyncio.run_coroutine_threadsafe(work, _background()).result()
+        future = asyncio.run_coroutine_threadsafe(work, _background())
+        try:
+            return future.result()
+        except BaseException:  # an interrupted caller must not go on paying
+            future.cancel()
+            raise
     work.close()
     raise InputError(
         "a synchronous method of a remote annotator was called inside a running event loop",

@@ -27,7 +27,8 @@ _FORMULA = ("=", "+", "-", "@", "\t", "\r")
 _YES = {"yes": 1.0, "y": 1.0, "true": 1.0, "no": 0.0, "n": 0.0, "false": 0.0}
 _SIDES = {
     "first": Mark.FIRST, "1": Mark.FIRST, "second": Mark.SECOND, "2": Mark.SECOND, "equal": Mark.EQUAL,
-    "tie": Mark.EQUAL, "n/a": Mark.NOT_APPLICABLE, "not_applicable": Mark.NOT_APPLICABLE, "unsure": Mark.UNSURE,
+    "tie": Mark.EQUAL, "n/a": Mark.NOT_APPLICABLE, "not_applicable": Mark.NOT_APPLICABLE,
+    "unsure": Mark.UNSURE,
 }  # fmt: skip
 
 

@@ -57,13 +57,13 @@ def role_model(role: str) -> Any:
     return bound[0] if isinstance(bound, list) else bound
 
 
-def _oracle(given: Annotator | Callable[..., Any]) -> Annotator:
+def _oracle(given: Any) -> Annotator:
     from glasshouse.annotators.oracle import OracleAnnotator
 
     return given if hasattr(given, "arate") else OracleAnnotator(rate=given)
 
 
-def _rule(given: Annotator | Callable[..., Any]) -> Annotator:
+def _rule(given: Any) -> Annotator:
     from glasshouse.annotators.oracle import RuleAnnotator
 
     return given if hasattr(given, "arate") else RuleAnnotator(given)

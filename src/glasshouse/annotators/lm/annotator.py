@@ -254,7 +254,7 @@ class LMAnnotator(AnnotatorBase):
         told, was_cut = [], []
         for index in chosen:
             sample = req.samples[index]
-            target = "" if scores is None else "target\n" if scores[index] > np.median(scores) else "other\n"
+            target = "" if scores is None else "target\n" if scores[index] > scores.mean() else "other\n"
             whole = f"first: {sample.x}\nsecond: {sample.y}" if isinstance(sample, Pair) else sample
             text, cut = jobs.cut(whole, self.rate_tokens)
             told.append(target + text)
