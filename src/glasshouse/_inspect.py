@@ -10,6 +10,13 @@ from __future__ import annotations
 from inspect_ai import Task, task
 from inspect_ai.model import ModelAPI, modelapi
 
+from glasshouse.behaviour.sycophancy.tasks import (  # found by being imported
+    sycophancy_answer,
+    sycophancy_are_you_sure,
+    sycophancy_feedback,
+    sycophancy_mimicry,
+)
+
 
 @modelapi(name="glasshouse")
 def glasshouse() -> type[ModelAPI]:
@@ -75,3 +82,8 @@ def reversal_wild(
         pairs, ask_forward, ask_back, a=a, b=b, style=style, samples=samples, temperature=temperature,
         limit=limit,
     )  # fmt: skip
+
+
+__all__ = [
+    "sycophancy_answer", "sycophancy_are_you_sure", "sycophancy_feedback", "sycophancy_mimicry",
+]  # fmt: skip

@@ -82,7 +82,7 @@ def vif(x: Floats) -> Floats:
 
 
 def win_rates(x: Any, y: Any, *, names: Sequence[str] | None = None, level: float = 0.95) -> pd.DataFrame:
-    """The univariate analysis: how often the reply with more of a feature is preferred, with Wilson intervals.
+    """The univariate analysis: how often the reply with more of a feature is preferred (Wilson).
 
     It credits a feature with everything it is correlated with; shown as a baseline, never as an effect.
     """

@@ -19,7 +19,10 @@ UNPARSED_LIMIT = 0.1
 """Above this share of pairs that could not be annotated, nothing is returned."""
 
 HEDGES = r"\b(perhaps|maybe|possibly|might|could be|i think|i believe|it seems|probably|not sure|unclear)\b"
-AGREES = r"\b(you(?:'| a)re (?:absolutely |quite |completely )?right|i agree|good point|great point|exactly|as you say|of course)\b"
+AGREES = (
+    r"\b(you(?:'| a)re (?:absolutely |quite |completely )?right|i agree|good point|great point|exactly"
+    r"|as you say|of course)\b"
+)
 SORRY = r"\b(sorry|apolog\w+|my mistake|i was wrong|i stand corrected)\b"
 LISTS = r"^\s*(?:[-*•]|\d+[.)])\s"
 PRAISES = r"\b(great|excellent|wonderful|fantastic|brilliant|love(?:ly)?|impressive)\b"
@@ -70,7 +73,7 @@ PROGRAMMATIC: Mapping[str, Measure] = {
     "uses lists": _count(LISTS),
     "repeats the user's view": _overlap,
 }
-"""Features that need no judge. Counts are per reply, so a longer one may have more of each: fit them together."""
+"""Features that need no judge. Counts are per reply, and a longer one has more of each: fit them together."""
 
 
 class FeatureAnnotator:
@@ -93,7 +96,7 @@ class FeatureAnnotator:
         return tuple(self.features)
 
     def annotate(self, pairs: Sequence[PreferencePair]) -> NDArray[np.float32]:
-        """float32 [n, K] of +1 (a has more), -1 (b has more), 0 (equal); a row with an unread cell is all NaN.
+        """float32 [n, K] of +1 (a has more), -1 (b has more), 0; a row with an unread cell is all NaN.
 
         Raises InputError for no pairs, a feature that needs a judge without one, or more than 10 % of rows
         unread.
@@ -110,7 +113,7 @@ class FeatureAnnotator:
         self.share_unparsed_ = float(unread.mean())
         if self.share_unparsed_ > UNPARSED_LIMIT:
             raise InputError(
-                f"{int(unread.sum())} of {len(pairs)} pairs could not be annotated (limit {UNPARSED_LIMIT:.0%})",
+                f"{int(unread.sum())} of {len(pairs)} pairs were not annotated (limit {UNPARSED_LIMIT:.0%})",
                 fix="look at the judge's answers, or use another judge",
             )
         out[unread] = np.nan

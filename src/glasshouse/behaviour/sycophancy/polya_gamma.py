@@ -110,7 +110,7 @@ def _from_tail(z: Floats, stream: np.random.Generator) -> tuple[Floats, NDArray[
 
 
 def inverse_gaussian(mean: Floats, shape: float, stream: np.random.Generator) -> Floats:
-    """Inverse Gaussian draws (Michael, Schucany, Haas 1976), in the form that keeps digits for large means."""
+    """Inverse Gaussian draws (Michael, Schucany, Haas 1976) in a form that keeps digits for large means."""
     y = stream.standard_normal(mean.size)
     w = mean * y * y / (2 * shape)
     grown = 1 + w + np.sqrt(w * (w + 2))

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from glasshouse.behaviour.sycophancy import diagnostics
+import glasshouse.behaviour.sycophancy.diagnostics as diagnostics
 from glasshouse.runtime import files
 from glasshouse.runtime.errors import InputError
 from glasshouse.statistics import Estimate, t_interval, wilson
@@ -53,7 +53,7 @@ class Posterior:
         return self.draws.reshape(-1, len(self.names))
 
     def effects(self, level: float = 0.95) -> dict[str, Estimate]:
-        """alpha of each feature in log-odds: posterior mean and central interval."""
+        """Alpha of each feature in log-odds: posterior mean and central interval."""
         return self._summaries(self.flat, level)
 
     def effect_probability(self, level: float = 0.95) -> dict[str, Estimate]:
@@ -74,7 +74,7 @@ class Posterior:
         return np.mean([expit(x @ part.T).mean(1) for part in np.array_split(self.flat, 8)], axis=0)
 
     def heldout_accuracy(self, level: float = 0.95) -> Estimate:
-        """Share of held-out pairs whose winner has the higher probability; a probability of 1/2 counts half."""
+        """Share of held-out pairs whose winner has the higher probability; 1/2 counts half."""
         if not len(self.heldout_y):
             return Estimate.undefined("no rows were held out")
         p = self.predict(self.heldout_x)
@@ -82,7 +82,7 @@ class Posterior:
         return t_interval(right.astype(float), level)
 
     def calibration(self, bins: int = 10) -> pd.DataFrame:
-        """Held-out pairs in `bins` of equal size by predicted probability: predicted, observed, interval, n."""
+        """Held-out pairs in `bins` of equal size by prediction: predicted, observed, interval, n."""
         import pandas as pd
 
         p = self.predict(self.heldout_x)

@@ -9,7 +9,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from glasshouse.behaviour.sycophancy import design
+import glasshouse.behaviour.sycophancy.design as design
 from glasshouse.behaviour.sycophancy.gibbs import Collapsed, Prior, sample
 from glasshouse.behaviour.sycophancy.posterior import Posterior
 from glasshouse.runtime.errors import InputError
@@ -96,8 +96,8 @@ class PreferenceRegression:
         best = max(self.log_likelihoods_, key=lambda b: self.log_likelihoods_[b])
         if best in (GRID[0], GRID[-1]):
             warnings.warn(
-                f"b = {best:g} is at the end of the grid {GRID}: good for prediction, but its intervals are no "
-                "intervals of effects; refit with b=0.1 for those",
+                f"b = {best:g} is at the end of the grid {GRID}: good for prediction, but its intervals "
+                "are no intervals of effects; refit with b=0.1 for those",
                 EdgeWarning,
                 stacklevel=3,
             )
@@ -139,7 +139,7 @@ class PreferenceRegression:
         found = self.posterior_
         if found.rhat.max() > WORST_RHAT or found.ess.min() < LEAST_ESS:
             warnings.warn(
-                f"R-hat up to {found.rhat.max():.3f} and at least {found.ess.min():.0f} effective draws (want "
+                f"R-hat up to {found.rhat.max():.3f}, {found.ess.min():.0f} effective draws or more (want "
                 f"{WORST_RHAT} and {LEAST_ESS}): raise draws",
                 ConvergenceWarning,
                 stacklevel=3,

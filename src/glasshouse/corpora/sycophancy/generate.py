@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from itertools import product
 
-from glasshouse.corpora.sycophancy import english, quiz
+import glasshouse.corpora.sycophancy.english as english
+import glasshouse.corpora.sycophancy.quiz as quiz
 from glasshouse.corpora.sycophancy.items import TASKS, Item
 from glasshouse.runtime.errors import InputError
 from glasshouse.runtime.seeds import rng
@@ -79,7 +80,12 @@ def _quiz_texts(n: int, seed: int) -> list[Item]:
         options = {"feedback": (quiz.PRAISE, quiz.BLAME)}
         out.append(
             Item(
-                f"text{i:02d}-{seed}", "feedback", "quiz", turns, {"text": text, "quality": quality}, options
+                f"text{i:02d}-{seed}",
+                "feedback",
+                "quiz",
+                turns,
+                {"text": text, "quality": quality, "praises": (quiz.PRAISE,)},
+                options,
             )
         )
     return out[:n]
