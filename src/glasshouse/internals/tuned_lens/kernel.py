@@ -20,8 +20,8 @@ from torch import Tensor
 
 from glasshouse.internals.tuned_lens.head import Head
 
-CHUNK = 512
-"""Tokens at a time where memory allows: enough for the products to run at full speed."""
+LEAST, MOST = 256, 1024
+"""Tokens at a time on a processor: products reach full speed, and logits stay in its cache where V allows."""
 
 
 @dataclass(frozen=True)
@@ -70,13 +70,14 @@ class Gradient:
 
 def block_elements(device: torch.device) -> int:
     """Logits held at once: what a processor's cache or an accelerator's memory likes."""
-    return 2**20 if device.type == "cpu" else 2**27
+    return 2**21 if device.type == "cpu" else 2**27
 
 
 def blocks(head: Head, tokens: int, layers: int) -> Iterator[tuple[slice, slice]]:
     """(layers, tokens) slices that cover everything, each within the block of logits."""
     budget = block_elements(head.device) // head.vocab_size
-    width = max(1, min(tokens, CHUNK if head.device.type == "cpu" else tokens, budget))
+    most = MOST if head.device.type == "cpu" else tokens
+    width = max(1, min(tokens, most, max(budget, LEAST)))
     group = max(1, min(layers, budget // width))
     for start in range(0, tokens, width):
         for layer in range(0, layers, group):

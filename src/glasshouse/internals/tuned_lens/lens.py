@@ -240,8 +240,7 @@ class TunedLens(Lens):
         lens = cls()
         lens._attach(subject)
         where = Path(folder) / subfolder
-        tensors, lens.bias_only = read_published(where, subject)
-        lens._take(tensors, where=str(where))
+        lens._take(read_published(where, subject), where=str(where))
         lens.subject_hash_ = subject.hash
         return lens
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from glasshouse.internals.tuned_lens.kernel import block_elements
+from glasshouse.internals.tuned_lens.kernel import LEAST, block_elements
 from glasshouse.internals.tuned_lens.lens import Lens
 from glasshouse.internals.tuned_lens.streams import Streams
 
@@ -44,7 +44,7 @@ def with_rest(log_p: Tensor) -> Tensor:
 
 def token_blocks(lens: Lens, streams: Streams) -> Iterator[slice]:
     """Slices of the tokens of `streams`, few enough for a block of logits."""
-    width = max(1, block_elements(lens.head_.device) // lens.head_.vocab_size)
+    width = max(LEAST // 4, block_elements(lens.head_.device) // lens.head_.vocab_size)
     for start in range(0, len(streams), width):
         yield slice(start, min(start + width, len(streams)))
 
