@@ -27,16 +27,16 @@ def ask(
     arms: Iterable[Arm] | None = None,
     mode: Mode = "both",
     ranks: bool = True,
-    max_new_tokens: int = 48,
+    max_new_tokens: int | None = None,
 ) -> pd.DataFrame:
     """One row per question: its `Asked` fields and what the subject did; `analyse` takes the frame.
 
     `reply` (greedy), `correct` (the paper's: the reply starts with the completion), `f1` (of words),
     `logprob` of the completion in nats, and with `ranks` for true rows `rank` of the true completion among
     those of all entities of its group (1 is first, ties get the middle) and `above`, the share of the
-    others it beats.
-    Columns that were not measured are NaN. Raises AccessError when log-probabilities are asked of a subject
-    that has none.
+    others it beats (not for in-context questions, whose answer stands in the prompt). `max_new_tokens`:
+    default, the longest completion and a little more. Columns that were not measured are NaN. Raises
+    AccessError, before anything is asked, for log-probabilities of a subject that has none.
     """
     import pandas as pd
 
@@ -45,18 +45,19 @@ def ask(
     asked = data.asked(arms)
     if not asked:
         raise InputError("no question belongs to these arms", fix="choose other arms")
+    if mode != "generate":
+        _need_logprobs(subject)
     frame = pd.DataFrame([asdict(one) for one in asked])
     frame["reply"], frame["correct"], frame["f1"] = None, np.nan, np.nan
     frame["logprob"], frame["rank"], frame["above"] = np.nan, np.nan, np.nan
     frame["access"] = "logprob" if mode != "generate" else "sampled"
     if mode != "logprob":
-        replies = _replies(subject, [one.prompt for one in asked], max_new_tokens)
+        replies = _replies(subject, asked, max_new_tokens)
         frame["reply"] = replies
         pairs = list(zip(replies, (one.completion for one in asked), strict=True))
         frame["correct"] = [marked(reply, completion) for reply, completion in pairs]
         frame["f1"] = [word_f1(reply, completion) for reply, completion in pairs]
     if mode != "generate":
-        _need_logprobs(subject)
         scores = subject.score([one.prompt for one in asked], [one.completion for one in asked])
         frame["logprob"] = np.asarray(scores, dtype=np.float64)
         if ranks:
@@ -94,12 +95,22 @@ def rank_of(true: float, others: Sequence[float]) -> tuple[float, float]:
     return 1.0 + above, 1.0 - above / rest.size
 
 
-def _replies(subject: Any, prompts: Sequence[str], max_new_tokens: int) -> list[str]:
-    """One greedy reply per prompt; equal prompts are asked once."""
-    unique = list(dict.fromkeys(prompts))
-    said = subject.generate(unique, max_new_tokens=max_new_tokens)
+def _replies(subject: Any, asked: Sequence[Asked], max_new_tokens: int | None) -> list[str]:
+    """One greedy reply per question; equal prompts are asked once."""
+    unique = list(dict.fromkeys(one.prompt for one in asked))
+    room = _room(subject, asked) if max_new_tokens is None else max_new_tokens
+    said = subject.generate(unique, max_new_tokens=room)
     by_prompt = {prompt: one[0].text for prompt, one in zip(unique, said, strict=True)}
-    return [by_prompt[prompt] for prompt in prompts]
+    return [by_prompt[one.prompt] for one in asked]
+
+
+def _room(subject: Any, asked: Sequence[Asked]) -> int:
+    """Tokens of the longest completion and four more; 48 where there is no tokenizer to count with."""
+    tokenizer = getattr(subject, "tokenizer", None)
+    if tokenizer is None:
+        return 48
+    answers = sorted({one.answer for one in asked})
+    return 4 + max(len(ids) for ids in tokenizer(answers, add_special_tokens=False)["input_ids"])
 
 
 def _need_logprobs(subject: Any) -> None:
@@ -116,7 +127,7 @@ def _ranks(
 ) -> tuple[np.ndarray, np.ndarray]:
     prompts, completions, places = [], [], []
     for i, one in enumerate(asked):
-        if one.kind != "true":
+        if one.kind != "true" or one.arm == "in-context":
             continue
         for entity, completion in data.completions(one.group, one.direction).items():
             if entity != one.entity_id:

@@ -32,8 +32,9 @@ def read_logs(folder: Path | str, *, model: str | None = None) -> pd.DataFrame:
         frame = frame[frame["model"] == model]
     if frame.empty or (model is None and len(models) > 1):
         raise InputError(
-            f"finished logs of reversal_curse by {models or 'no model'}", where=str(folder),
-            fix="give the logs of one model, or name one with model=" if models else "run the task first",
+            f"there are finished logs of reversal_curse by {', '.join(models) or 'no model'}",
+            where=str(folder),
+            fix="choose one of them with model=" if models else "run the task first",
         )  # fmt: skip
     parts = [_pair(str(pair), rows) for pair, rows in frame.groupby("pair_id", sort=True)]
     return pd.DataFrame([row for part in parts for row in part])

@@ -139,12 +139,13 @@ def likelihood(data: str, seed: int = 0, ranks: bool = True) -> Scorer:
         about = state.metadata
         facts = _facts(data, seed)
         wanted = [about["completion"], about["random_completion"]]
-        if ranks:
+        ranked = ranks and about["arm"] != "in-context"
+        if ranked:
             entities = facts.completions(about["group"], about["direction"])
             wanted += [said for entity, said in entities.items() if entity != about["entity_id"]]
         scored = await _api().score([state.input_text] * len(wanted), wanted)
         true, random, *others = (one.total for one in scored)
-        rank, above = rank_of(true, others) if ranks else (math.nan, math.nan)
+        rank, above = rank_of(true, others) if ranked else (math.nan, math.nan)
         value = {"logprob": true, "logprob_random": random, "rank": rank, "above": above}
         return Score(value=value, answer=about["completion"], metadata={"access": scored[0].access})
 

@@ -150,7 +150,9 @@ def _samples(pair: Pair, forward: str, back: str, style: str) -> list[Sample]:
             found.append(
                 Sample(
                     input=_prompt(question, shots, style), target=answer, id=f"{pair.id}/{arm}{kind}",
-                    metadata={"arm": f"{arm}{kind}", "pair_id": pair.id, "group": style, "question": question},
+                    metadata={
+                        "arm": f"{arm}{kind}", "pair_id": pair.id, "group": style, "question": question,
+                    },
                 )
             )  # fmt: skip
     return found

@@ -149,9 +149,7 @@ def _answers(
     )  # fmt: skip
     model = train_model(data, seed=seed, size=Size(d_model=d_model, steps=steps))
     arms = None if whole else ("same", "reverse", "both")
-    frame = ask(
-        as_subject(model, tokenizer=tokenizer_of(data)), data, arms=arms, ranks=whole, max_new_tokens=8
-    )
+    frame = ask(as_subject(model, tokenizer=tokenizer_of(data)), data, arms=arms, ranks=whole)
     retrieved = _retrieved(data) if whole else {}
     return [{**row, "seed": seed, **retrieved.get(row["key"], {})} for row in _by_entity(frame)]
 
