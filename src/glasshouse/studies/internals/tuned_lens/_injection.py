@@ -99,4 +99,4 @@ def heat_map(lens: Path, model: str, prefix: tuple[str, ...]) -> go.Figure:
     subject = as_subject(model)
     rows, _ = tasks(4, 0, prefix)
     trajectory = Trajectory.from_lens(TunedLens.load(lens, subject), subject, rows[2:3])
-    return trajectory.plot(words=subject)
+    return trajectory.plot(words=subject.tokenizer)
