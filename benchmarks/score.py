@@ -20,7 +20,7 @@ from benchmarks.harness import Row, best_stages, gemm_peak, peer_python, run_wor
 
 PEER = "lm-eval 0.4.13"
 ITEMS, OPTIONS, EXAMPLES = 400, 4, 5
-PEER_BATCHES = (1, 16, 64)
+PEER_BATCHES = (16,)
 OUR_BATCHES = (16384, 1024)
 CASES = {
     # name: (model, examples before each question, sentences per question, words of an option)
@@ -117,13 +117,16 @@ def _items(examples: int, sentences: int, option: str) -> tuple[list[str], list[
     world = village(0)
     names = sorted(set(world.people))
     things = [f"the {thing} of {who}" for thing, who in world.couples]
-    sentence = lambda: (
-        f" {names[draw.integers(len(names))]} once repaired {things[draw.integers(len(things))]}."
-    )  # noqa: E731
+
+    def pick(of: list[str]) -> str:
+        return of[draw.integers(len(of))]
+
+    def sentence() -> str:
+        return f" {pick(names)} once repaired {pick(things)}."
 
     def question() -> str:
         asked = "".join(sentence() for _ in range(sentences))
-        return f"Question:{asked} Who did it last, {things[draw.integers(len(things))]}?\nAnswer:"
+        return f"Question:{asked} Who did it last, {pick(things)}?\nAnswer:"
 
     def options() -> list[str]:
         if option == "letter":

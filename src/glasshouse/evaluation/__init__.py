@@ -10,25 +10,37 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from glasshouse.evaluation.boundary import BoundaryMergeError
+    from glasshouse.evaluation.choices import Item, ItemScores, accuracy, items_frame, score_items
     from glasshouse.evaluation.frames import query, read_logs, scores_df, write_scores
     from glasshouse.evaluation.running import model_string, run_eval
     from glasshouse.evaluation.scoring import TokenLogprobs
+    from glasshouse.evaluation.summary import Rate, mean_of, rates
 
 _HOMES = {
     "boundary": ("BoundaryMergeError",),
+    "choices": ("Item", "ItemScores", "accuracy", "items_frame", "score_items"),
     "frames": ("query", "read_logs", "scores_df", "write_scores"),
     "running": ("model_string", "run_eval"),
     "scoring": ("TokenLogprobs",),
+    "summary": ("Rate", "mean_of", "rates"),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
 __all__ = [
     "BoundaryMergeError",
+    "Item",
+    "ItemScores",
+    "Rate",
     "TokenLogprobs",
+    "accuracy",
+    "items_frame",
+    "mean_of",
     "model_string",
     "query",
+    "rates",
     "read_logs",
     "run_eval",
+    "score_items",
     "scores_df",
     "write_scores",
 ]
