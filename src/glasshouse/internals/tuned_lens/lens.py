@@ -28,7 +28,7 @@ FORMAT = 1
 class Lens:
     """What every lens can do once it knows a model's head: `head_`, `n_layers_`, `d_model_`.
 
-    Raises AttributeError-like InputError on use before `fit`.
+    Every use before `fit` is an InputError.
     """
 
     head_: Head
@@ -47,7 +47,8 @@ class Lens:
         transformers calls `hidden_states[-1]` has passed the final norm already; use `final_logits` on
         `final_norm_in`.
         """
-        return self.head_.logits(self.translate(h, layer), vocab_ids)
+        moved = self.translate(h, layer)
+        return self.head_.logits(moved, vocab_ids)
 
     def final_logits(self, h: Tensor, vocab_ids: Sequence[int] | Tensor | None = None) -> Tensor:
         """The model's own logits, fp32 [..., V], from states h [..., d] at `final_norm_in`."""
