@@ -177,7 +177,7 @@ def _row(path: Path, log: EvalLog, sample: EvalSampleSummary) -> dict[str, Any]:
     row |= (
         _flat("metadata", metadata) | _flat("task_arg", spec.task_args) | _flat("model_arg", spec.model_args)
     )
-    row |= {f"config_{name}": getattr(spec.model_generate_config, name) for name in SETTINGS}
+    row |= {f"config_{name}": _setting(log, name) for name in SETTINGS}
     for name, score in (sample.scores or {}).items():
         parts = score.value if isinstance(score.value, dict) else {"": score.value}
         for key, value in parts.items():
@@ -186,6 +186,12 @@ def _row(path: Path, log: EvalLog, sample: EvalSampleSummary) -> dict[str, Any]:
             row[f"{GIVEN}score_{column}"] = True
         row[f"answer_{name}"], row[f"reason_{name}"] = score.answer, score.reason
     return row
+
+
+def _setting(log: EvalLog, name: str) -> Any:
+    """What the run or the task set, else what the model was opened with."""
+    said = getattr(log.plan.config, name)
+    return getattr(log.eval.model_generate_config, name) if said is None else said
 
 
 def _flat(prefix: str, values: Mapping[str, Any]) -> dict[str, Any]:
