@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from inspect_ai import Task, task
 from inspect_ai.model import ModelAPI, modelapi
+from inspect_ai.util import SandboxEnvironment, sandboxenv
 
 from glasshouse.behaviour.sycophancy.tasks import (  # found by being imported
     sycophancy_answer,
@@ -26,6 +27,14 @@ def glasshouse() -> type[ModelAPI]:
 
     let_subjects_open_organisms()
     return GlasshouseAPI
+
+
+@sandboxenv(name="glasshouse")
+def sandbox() -> type[SandboxEnvironment]:
+    """The one sandbox: `sandbox="glasshouse"` in a task."""
+    from glasshouse.evaluation.inspect_sandbox import GlasshouseSandbox
+
+    return GlasshouseSandbox
 
 
 @task

@@ -1,0 +1,1 @@
+"""The inside of the sandbox: standard library only, loaded by a bare interpreter (`python -I -S`)."""
