@@ -12,7 +12,8 @@ if TYPE_CHECKING:
 
 SUBJECT = typer.Argument(
     metavar="[SUBJECT]",
-    help="Folder of a saved model, a hub id, or organism://NAME. Default: the flawed model we ship.",
+    help="Folder of a saved model, a hub id, organism://NAME, or inspect:PROVIDER/MODEL for an API. "
+    "Default: the flawed model we ship.",
 )
 
 
