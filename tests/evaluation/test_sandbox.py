@@ -5,6 +5,7 @@ All attacks are harmless: they read a file of this test, knock at a socket of th
 
 from __future__ import annotations
 
+# ruff: noqa: E501 (an attack is a program in one string)
 import asyncio
 import os
 import signal
@@ -103,7 +104,7 @@ except TypeError:
     assert (found.status, found.value) == ("passed", "told"), found
 
 
-# -- files, devices, environment ------------------------------------------------------------------------------
+# -- files, devices, environment -----------------------------------------------------------------------------
 
 FILES = {
     "read a file outside": "try:\n    result = open({secret!r}).read() == 'secret'\nexcept OSError:\n    result = False",
@@ -163,7 +164,7 @@ def test_files_may_be_written_only_up_to_the_limit():
     )
     assert run_python(code).value is False
     assert run_python(code, limits=Limits(file_kb=8)).value is True
-    many = "n = 0\ntry:\n    while n < 9999:\n        open(str(n), 'wb').write(b'x' * 4096)\n        n += 1\nexcept OSError:\n    pass\nresult = n"
+    many = "n = 0\ntry:\n    while n < 9999:\n        with open(str(n), 'wb') as f: f.write(b'x' * 4096)\n        n += 1\nexcept OSError:\n    pass\nresult = n"
     assert 50 < run_python(many, limits=Limits(file_kb=8, work_kb=1024)).value <= 256
 
 
@@ -322,7 +323,7 @@ seen += [repr(o)[:2000] for o in gc.get_objects() if not isinstance(o, type(seen
 text = ' '.join(seen)
 def f(x): return [MARK in text, os.path.exists('/proc/1'), os.getppid()]
 """
-    mark = "'unguess' + 'able_7781'"
+    mark = "''.join(['unguess', 'able_7781'])"
     found = run_python(search.replace("MARK", mark), check="result = f(0)  # unguessable_7781")
     assert found.value == [False, False, 1]
     control = search.replace("MARK", mark) + "\nimport types\n"

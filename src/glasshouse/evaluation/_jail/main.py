@@ -131,7 +131,7 @@ def _keep(request: dict[str, Any], secret_handle: int, result_handle: int, was_r
     os.close(say)
     os.close(listen)
     secret = json.loads(_whole(secret_handle))
-    found = _judge(request, secret.get("check"), wire.Reader(hear), speak, child)
+    found = _judge(request, secret.get("check"), wire.Reader(hear, os.pidfd_open(child)), speak, child)
     _report(result_handle, {"nonce": secret["nonce"], **found})
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import select
 from typing import Any
 
 LONGEST = 1 << 20
@@ -96,16 +97,18 @@ def send(handle: int, message: dict[str, Any]) -> None:
 
 
 class Reader:
-    """Messages that arrive on a file descriptor."""
+    """Messages on a file descriptor, for as long as the process behind `watch` (a pidfd) lives."""
 
-    def __init__(self, handle: int) -> None:
-        self.handle, self._held = handle, b""
+    def __init__(self, handle: int, watch: int = -1) -> None:
+        self.handle, self._watch, self._held = handle, watch, b""
 
     def receive(self) -> dict[str, Any]:
         """The next message. Raises Gone at the end, for a message too long, or for no message."""
         while b"\n" not in self._held:
             if len(self._held) > LONGEST:
                 raise Gone("a message of more than a megabyte")
+            if self._watch >= 0 and not self._waiting():
+                raise Gone("the end")
             part = os.read(self.handle, 65536)
             if not part:
                 raise Gone("the end")
@@ -118,3 +121,7 @@ class Reader:
         if not isinstance(message, dict):
             raise Gone("no message")
         return message
+
+    def _waiting(self) -> bool:
+        """Wait until something can be read (True) or the process is gone: its children may hold the pipe."""
+        return self.handle in select.select([self.handle, self._watch], [], [])[0]

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import sys
 import traceback
 from contextlib import suppress
 from typing import Any
 
 from . import wire
+
+MOST_NAMES = 2000
 
 
 def serve(code: str, name: str, listen: int, speak: int) -> None:
@@ -24,8 +27,7 @@ def serve(code: str, name: str, listen: int, speak: int) -> None:
     finally:
         _flush()
     callables = [k for k, v in namespace.items() if callable(v) and not k.startswith("__")]
-    plain = {k: wire.encode(v) for k, v in namespace.items() if _plain(k, v)}
-    wire.send(speak, {"callables": callables, "plain": plain})
+    wire.send(speak, {"callables": callables[:MOST_NAMES], "plain": _plain_values(namespace)})
     reader = wire.Reader(listen)
     while True:
         try:
@@ -44,6 +46,19 @@ def _answer(namespace: dict[str, Any], asked: dict[str, Any]) -> dict[str, Any]:
         return {"left": str(left.code)[:200]}
     except BaseException as error:
         return {"raised": type(error).__name__, "told": str(error)[:500], "memory": _is_memory(error)}
+
+
+def _plain_values(namespace: dict[str, Any]) -> dict[str, Any]:
+    """The plain globals; one too long to send arrives as an object that equals nothing."""
+    found: dict[str, Any] = {}
+    room = wire.LONGEST // 2
+    for name, value in namespace.items():
+        if _plain(name, value):
+            form = wire.encode(value)
+            size = len(json.dumps(form))
+            found[name] = form if size <= room else {"opaque": "a value too long to send"}
+            room -= size if size <= room else 0
+    return dict(list(found.items())[:MOST_NAMES])
 
 
 def _plain(name: str, value: Any) -> bool:
