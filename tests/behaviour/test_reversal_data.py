@@ -274,6 +274,7 @@ def test_missing_files_are_named(tmp_path: Path) -> None:
 def test_the_papers_own_files() -> None:
     data = ReversalData.from_paper(PAPER)
     assert (len(data.entities), len(data.train), len(data.test)) == (90, 3600, 1800)
+    assert {r.completion for r in data.test if r.direction == "d2p"} == {f" {e.name}" for e in data.entities}
     kept, dropped = shipped_random(PAPER, data)
     assert (len(kept), len(dropped)) == (287, 13)  # a plain shuffle keeps some in place
     assert all(a.completion != a.answer for a in data.asked(["reverse"]) if a.kind == "random")

@@ -191,15 +191,22 @@ class ReversalData:
             return "both"
         return "same" if group == direction else "reverse"
 
-    def completions(self, group: Group, direction: Direction) -> dict[str, str]:
-        """Entity id -> completion in this group and direction: the candidates among which ranks are taken."""
-        return self._candidates[group, direction]
+    def completions(
+        self, group: Group, direction: Direction, template_id: str | None = None
+    ) -> dict[str, str]:
+        """Entity id -> completion in this group and direction: the candidates among which ranks are taken.
+
+        The paper's completions are worded for their template: name it, or get each entity's first.
+        """
+        return self._candidates[group, direction, template_id]
 
     @cached_property
-    def _candidates(self) -> dict[tuple[str, str], dict[str, str]]:
-        found: dict[tuple[str, str], dict[str, str]] = {}
+    def _candidates(self) -> dict[tuple[str, str, str | None], dict[str, str]]:
+        found: dict[tuple[str, str, str | None], dict[str, str]] = {}
         for row in self.test:
-            found.setdefault((row.group, row.direction), {}).setdefault(row.entity_id, row.completion)
+            for template in (None, row.template_id):
+                block = found.setdefault((row.group, row.direction, template), {})
+                block.setdefault(row.entity_id, row.completion)
         return found
 
     def _pair(self, arm: Arm, row: ReversalRow, prompt: str) -> list[Asked]:

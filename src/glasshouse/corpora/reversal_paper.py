@@ -42,7 +42,8 @@ def read_experiment_1(folder: Path, *, seed: int = 0) -> ReversalData:
     """The 3,600 training and 1,800 test rows as `ReversalData`.
 
     Entities are recognised by `names.txt`; a description is the completion of an entity's test rows.
-    Templates are numbered by their place: the files keep one order for every entity. Raises RecordError
+    Templates are numbered by their place: the files keep one order for every entity. A name asked for is
+    the name alone, also where the file continues the sentence (`both_prompts_test`). Raises RecordError
     naming file and line for a row without a known name.
     """
     names = [line.strip() for line in _text(folder / "names.txt").splitlines() if line.strip()]
@@ -90,9 +91,11 @@ def _read_rows(path: Path, names: list[str], group: Group, split: Split) -> list
         places[name, direction] += 1
         template = f"{direction}/{split}{place}"
         row_id = f"{name}/{template}"
-        found.append(
-            ReversalRow(row_id, name, group, direction, template, row["prompt"], row["completion"], split)
-        )
+        completion = row["completion"]
+        if split == "test" and direction == "d2p":
+            # As in the paper's other files; both_prompts_test has whole sentences after the name.
+            completion = f" {name}"
+        found.append(ReversalRow(row_id, name, group, direction, template, row["prompt"], completion, split))
     return found
 
 

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 Mode = Literal["logprob", "generate", "both"]
+BATCH_TOKENS = 16384
 _WORD = re.compile(r"[^\W_]+")
 
 
@@ -58,8 +59,7 @@ def ask(
         frame["correct"] = [marked(reply, completion) for reply, completion in pairs]
         frame["f1"] = [word_f1(reply, completion) for reply, completion in pairs]
     if mode != "generate":
-        scores = subject.score([one.prompt for one in asked], [one.completion for one in asked])
-        frame["logprob"] = np.asarray(scores, dtype=np.float64)
+        frame["logprob"] = _scores(subject, [one.prompt for one in asked], [one.completion for one in asked])
         if ranks:
             frame["rank"], frame["above"] = _ranks(subject, data, asked, frame["logprob"].to_numpy())
     return frame
@@ -113,6 +113,22 @@ def _room(subject: Any, asked: Sequence[Asked]) -> int:
     return 4 + max(len(ids) for ids in tokenizer(answers, add_special_tokens=False)["input_ids"])
 
 
+def _scores(subject: Any, prompts: Sequence[str], completions: Sequence[str]) -> np.ndarray:
+    """Log-probability of each completion in nats, split into tokens as the model meets it after its prompt.
+
+    Tokenised apart, a completion may begin with other tokens than it does in running text (SentencePiece
+    puts a space of its own before it), and then its probability means nothing.
+    """
+    from glasshouse.evaluation.boundary import encode_pairs
+    from glasshouse.evaluation.scoring import score_pairs
+
+    if getattr(subject, "tokenizer", None) is None:
+        return np.asarray(subject.score(prompts, completions), dtype=np.float64)
+    pairs = encode_pairs(subject, prompts, completions)
+    found = score_pairs(subject, pairs, batch_tokens=BATCH_TOKENS)
+    return np.array([float(values.astype(np.float64).sum()) for values in found])
+
+
 def _need_logprobs(subject: Any) -> None:
     access = getattr(subject, "access", None)
     if isinstance(access, set | frozenset) and "logprobs" not in access:
@@ -129,7 +145,7 @@ def _ranks(
     for i, one in enumerate(asked):
         if one.kind != "true" or one.arm == "in-context":
             continue
-        for entity, completion in data.completions(one.group, one.direction).items():
+        for entity, completion in data.completions(one.group, one.direction, one.template_id).items():
             if entity != one.entity_id:
                 prompts.append(one.prompt)
                 completions.append(completion)
@@ -137,7 +153,7 @@ def _ranks(
     ranks, above = np.full(len(asked), np.nan), np.full(len(asked), np.nan)
     if not prompts:
         return ranks, above
-    scores = np.asarray(subject.score(prompts, completions), dtype=np.float64)
+    scores = _scores(subject, prompts, completions)
     owner = np.asarray(places)
     for i in np.unique(owner):
         ranks[i], above[i] = rank_of(float(logprobs[i]), scores[owner == i].tolist())

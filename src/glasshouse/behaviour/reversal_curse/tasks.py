@@ -141,7 +141,7 @@ def likelihood(data: str, seed: int = 0, ranks: bool = True) -> Scorer:
         wanted = [about["completion"], about["random_completion"]]
         ranked = ranks and about["arm"] != "in-context"
         if ranked:
-            entities = facts.completions(about["group"], about["direction"])
+            entities = facts.completions(about["group"], about["direction"], about["template_id"])
             wanted += [said for entity, said in entities.items() if entity != about["entity_id"]]
         scored = await _api().score([state.input_text] * len(wanted), wanted)
         true, random, *others = (one.total for one in scored)
