@@ -44,7 +44,7 @@ def run(request: dict[str, Any], check: str | None, stdin: bytes, wall_seconds: 
     try:
         start = _START.format(here=str(Path(__file__).parent), a=asked, b=secret, c=say)
         process = subprocess.Popen(
-            [sys.executable, "-I", "-S", "-B", "-c", start],
+            [sys.executable, "-I", "-S", "-c", start],
             stdin=given, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env={}, cwd="/", close_fds=True,
             pass_fds=(asked, secret, say), start_new_session=True,
         )  # fmt: skip

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import builtins
-import traceback
-from typing import Any
 
 from . import wire
+
+TYPE_CHECKING = False  # typing is slow to load, and a run costs as much as it loads
+if TYPE_CHECKING:
+    from typing import Any
 
 
 class Left(Exception):
@@ -51,6 +53,8 @@ def run(check: str, loaded: dict[str, Any], reader: wire.Reader, speak: int) -> 
             "reason": f"check line {_line(error)}: {error or 'assertion failed'}"[:2000],
         }
     except BaseException as error:
+        import traceback
+
         told = "".join(traceback.format_exception_only(type(error), error)).strip()
         status = "memory" if isinstance(error, MemoryError) else "error"
         return {"status": status, "reason": f"check line {_line(error)}: {told}"[:2000]}

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import ctypes
 import os
-import platform
 
 NOBODY = 65534
 NEWNS, NEWCGROUP, NEWUTS, NEWIPC, NEWUSER, NEWPID, NEWNET = (
@@ -17,8 +16,8 @@ ALL_NAMESPACES = NEWNS | NEWUTS | NEWIPC | NEWUSER | NEWPID | NEWNET
 
 _MS_NOSUID, _MS_NODEV, _MS_NOEXEC, _MS_BIND, _MS_REC, _MS_PRIVATE = 2, 4, 8, 4096, 16384, 1 << 18
 _DETACH = 2
-_PIVOT_ROOT = 41 if platform.machine() in ("aarch64", "arm64") else 155
-_CAPSET = 91 if platform.machine() in ("aarch64", "arm64") else 126
+_PIVOT_ROOT = 41 if os.uname().machine in ("aarch64", "arm64") else 155
+_CAPSET = 91 if os.uname().machine in ("aarch64", "arm64") else 126
 _MOUNT_SETATTR, _RULESET, _ADD_RULE, _RESTRICT = 442, 444, 445, 446
 _AT_FDCWD, _AT_RECURSIVE = -100, 0x8000
 _ATTR_RDONLY, _ATTR_NOSUID, _ATTR_NODEV = 1, 2, 4

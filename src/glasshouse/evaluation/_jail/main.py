@@ -14,9 +14,12 @@ import os
 import resource
 import signal
 import sys
-from typing import Any
 
 from . import checker, kernel, wire, worker
+
+TYPE_CHECKING = False  # typing is slow to load, and a run costs as much as it loads
+if TYPE_CHECKING:
+    from typing import Any
 
 
 def main(request_handle: int, secret_handle: int, result_handle: int) -> None:

@@ -5,7 +5,10 @@ from __future__ import annotations
 import json
 import os
 import select
-from typing import Any
+
+TYPE_CHECKING = False  # typing is slow to load, and a run costs as much as it loads
+if TYPE_CHECKING:
+    from typing import Any
 
 LONGEST = 1 << 20
 """Bytes of one message: more is refused."""

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import sys
-import traceback
 from contextlib import suppress
-from typing import Any
 
 from . import wire
+
+TYPE_CHECKING = False  # typing is slow to load, and a run costs as much as it loads
+if TYPE_CHECKING:
+    from typing import Any
 
 MOST_NAMES = 2000
 
@@ -68,6 +70,8 @@ def _plain(name: str, value: Any) -> bool:
 
 
 def _told(error: BaseException) -> str:
+    import traceback  # slow to load, and most code raises nothing
+
     return "".join(traceback.format_exception_only(type(error), error)).strip()[:2000]
 
 
