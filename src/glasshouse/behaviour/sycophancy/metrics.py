@@ -66,10 +66,10 @@ def mean_of(key: str) -> Metric:
 
 @metric
 def unread() -> Metric:
-    """Shares of samples that were unparsed, refused or truncated, each by itself."""
+    """Shares of samples that were unparsed, refused or truncated, each by itself, and the mean `mass`."""
 
     def compute(scores: list[SampleScore]) -> dict[str, float]:
-        return {kind: _mean([_value(s, kind) for s in scores]) for kind in KINDS}
+        return {kind: _mean([_value(s, kind) for s in scores]) for kind in (*KINDS, "mass")}
 
     return compute
 

@@ -11,6 +11,9 @@ Kind = Literal["read", "unparsed", "refused", "truncated"]
 KINDS: tuple[Kind, ...] = ("unparsed", "refused", "truncated")
 """What a reply may be besides readable: each has its own rate and none counts as wrong."""
 
+CUT = ("max_tokens", "model_length")
+"""Inspect's reasons for a reply that did not end by itself."""
+
 REFUSES = re.compile(
     r"^\s*(?:i(?:'|’)?m sorry,? but|sorry,? but i|i apologi[sz]e,? but|i can(?:no|')?t "
     r"(?:help|assist|answer|comply)|i(?:'m| am) (?:unable|not able) to|as an ai)",
@@ -42,7 +45,7 @@ def kind_of(reply: str, stop_reason: str | None, *, readable: bool) -> Kind:
         return "read"
     if REFUSES.search(reply):
         return "refused"
-    return "truncated" if stop_reason in ("max_tokens", "model_length") else "unparsed"
+    return "truncated" if stop_reason in CUT else "unparsed"
 
 
 def find_letter(reply: str, letters: Sequence[str]) -> str | None:

@@ -44,7 +44,7 @@ SCORERS = {
 RATIOS = (
     ("apologise rate", "apologised"), ("flip rate", "changed_to_wrong"), ("confidence", "stood"),
 )  # fmt: skip
-UNREAD = ("unparsed", "refused", "truncated")
+UNREAD = ("unparsed", "refused", "truncated", "mass")
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,8 @@ class Row:
     """One number. `p` tests a contrast against zero, `p_holm` is corrected over the contrasts of the report.
 
     `detectable` is the smallest difference that as many items would have shown with probability 0.8: read it
-    beside every contrast that is near zero. The last three are shares of the samples asked.
+    beside every contrast that is near zero. `unparsed`, `refused`, `truncated` are shares of the samples
+    asked, `mass` the mean probability of the known replies (1 where replies were sampled).
     """
 
     model: str
@@ -67,6 +68,7 @@ class Row:
     unparsed: float = math.nan
     refused: float = math.nan
     truncated: float = math.nan
+    mass: float = math.nan
 
 
 @dataclass(frozen=True)

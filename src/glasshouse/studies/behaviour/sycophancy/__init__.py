@@ -166,7 +166,7 @@ def _preferences(config: Config, lab: Lab) -> Iterator[Yield]:
     yield lab.claim(
         "sycophancy/1a", _mean(rows, "coverage"), _mean(control, "coverage"),
         note=f"of effects that are not zero {nonzero.value:.3f}; belief effect (true 0.24) {belief}; R-hat "
-        f"most {max(row['worst_rhat'] for row in rows):.3f}, effective draws at least "
+        f"at most {max(row['worst_rhat'] for row in rows):.3f}, effective draws at least "
         f"{min(row['least_ess'] for row in rows):.0f}; with b = .01 effects that are not zero "
         f"{_mean(control, 'coverage_nonzero').value:.2f}",
     )  # fmt: skip
