@@ -17,8 +17,8 @@ def write_tensors(path: Path, tensors: dict[str, Tensor], meta: dict[str, str]) 
     from safetensors.torch import save
 
     plain = {key: value.detach().cpu().contiguous() for key, value in tensors.items()}
-    # Metadata must not be empty: readers ask for it.
-    files.write_bytes(path, save(plain, {"format": "pt", **meta}))
+    # One entry: safetensors writes several in any order, and the same lens should be the same bytes.
+    files.write_bytes(path, save(plain, {"about": json.dumps(meta, sort_keys=True)}))
 
 
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -27,8 +27,9 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 
     try:
         with safe_open(path, framework="pt") as handle:
-            return {key: handle.get_tensor(key) for key in handle.keys()}, dict(handle.metadata() or {})  # noqa: SIM118
-    except (OSError, SafetensorError) as error:
+            about = json.loads((handle.metadata() or {}).get("about", "{}"))
+            return {key: handle.get_tensor(key) for key in handle.keys()}, about  # noqa: SIM118
+    except (OSError, SafetensorError, json.JSONDecodeError) as error:
         raise RunError(f"it is damaged or missing ({error})", where=str(path), fix="make it again") from error
 
 

@@ -248,7 +248,9 @@ class _Tally:
 
 
 def _ratio(total: np.ndarray, count: np.ndarray) -> Estimate:
-    """Sum over sum, with a bootstrap over rows."""
+    """Sum over sum, with a bootstrap over rows (a plain mean where rows are equally long: much faster)."""
+    if (count == count[0]).all():
+        return bootstrap(total / count)
     pairs = np.stack([total, count], 1)
     return bootstrap(pairs, lambda x: float(x[:, 0].sum() / x[:, 1].sum()))
 
