@@ -48,7 +48,7 @@ def questions(suite: str = "organism://resident", n: int = 200, seed: int = 0, m
 
 @task
 def reversal_curse(
-    data: str = "generated",
+    data: str = "organism://reversal",
     mode: str = "logprob",
     arms: str | list[str] | None = None,
     seed: int = 0,
@@ -56,11 +56,13 @@ def reversal_curse(
     ranks: bool = True,
     max_tokens: int = 48,
 ) -> Task:
-    """Facts told in one order, asked in both: `data` is an organism's folder or the paper's files."""
+    """Facts told in one order, asked in both: `data` is an organism or the folder of the paper's files."""
+    from glasshouse.audit.target import resolve
     from glasshouse.behaviour.reversal_curse import tasks
 
+    named = str(resolve(data).folder) if data.startswith("organism://") else data
     return tasks.reversal_curse(
-        data, mode, arms=arms, seed=seed, n_per_group=n_per_group, ranks=ranks, max_tokens=max_tokens
+        named, mode, arms=arms, seed=seed, n_per_group=n_per_group, ranks=ranks, max_tokens=max_tokens
     )
 
 
