@@ -14,6 +14,7 @@ from transformers import AutoModelForCausalLM
 
 from glasshouse.internals.tuned_lens import TunedLens
 from glasshouse.internals.tuned_lens.evaluation import evaluate
+from glasshouse.runtime.errors import NumericalError
 from glasshouse.subjects import as_subject
 
 torch.set_num_threads(int(os.environ["BENCH_THREADS"]))
@@ -33,7 +34,11 @@ def main():
                 lr_scale=one["lr_scale"], batch_tokens=one["tokens"], cache_bytes=cache, seed=0,
             )  # fmt: skip
             start = time.process_time()
-            lens.fit(subject, rows)
+            try:
+                lens.fit(subject, rows)
+            except NumericalError:  # this learning rate diverges
+                runs.append({**one, "stage": stage, "seconds": 0.0, "kl": [1e9]})
+                continue
             seconds = time.process_time() - start
             found = evaluate(lens, subject, held_out)
             kl = [found.estimate("kl", k, first=True).value for k in range(subject.n_layers)]
