@@ -137,6 +137,41 @@ def test_scores_are_those_of_a_plain_forward(cursed: Model) -> None:
         assert row.logprob == pytest.approx(_plain(cursed, row.prompt, row.completion), abs=1e-4)
 
 
+def test_completions_are_tokenised_as_running_text(tmp_path: Path) -> None:
+    """A tokenizer that puts a space of its own before every text: apart, a completion has other tokens.
+
+    Scored apart, the right name in running text is one that the model never saw there.
+    """
+    from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+    data = _facts()
+    bpe = Tokenizer(models.BPE(unk_token="<unk>"))
+    bpe.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="always")
+    trainer = trainers.BpeTrainer(vocab_size=200, special_tokens=["<unk>"], show_progress=False)
+    bpe.train_from_iterator([row.text for row in data.train], trainer)
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=bpe, unk_token="<unk>")
+    torch.manual_seed(0)
+    network = LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=200, hidden_size=16, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2,
+            num_key_value_heads=2, max_position_embeddings=128,
+        )
+    ).eval()  # fmt: skip
+    subject = as_subject(network, tokenizer=tokenizer)
+    frame = ask(subject, data, arms=["reverse"], mode="logprob", ranks=False)
+    apart = subject.score(frame["prompt"].tolist(), frame["completion"].tolist()).numpy()
+    assert np.abs(frame["logprob"] - apart).max() > 0.1, "this tokenizer would not show the mistake"
+    for row in frame.iloc[::23].itertuples():
+        before = tokenizer(row.prompt)["input_ids"]
+        both = tokenizer(row.prompt + row.completion)["input_ids"]
+        assert both[: len(before)] == before
+        with torch.no_grad():
+            logits = network(torch.tensor([both])).logits[0].log_softmax(-1)
+        found = sum(float(logits[i - 1, both[i]]) for i in range(len(before), len(both)))
+        assert row.logprob == pytest.approx(found, abs=1e-4)
+
+
 def test_the_template_is_plain_text(cursed: Model) -> None:
     """`hf/` renders the template and tokenises the string again: the ids must be the prompt's own."""
     from transformers import AutoTokenizer
