@@ -72,9 +72,9 @@ def test_reads_equal_ours(any_subject):
 def test_edits_equal_ours(any_subject, site):
     model = to_nnsight(any_subject)
     plain = any_subject.run(IDS.tolist()).logits
-    ours = any_subject.run(IDS.tolist(), patches=[Patch(Site.parse(site), "scale", 0.5)]).logits
+    ours = any_subject.run(IDS.tolist(), patches=[Patch(Site.parse(site), "add", 0.5)]).logits
     with torch.no_grad(), model.trace(input_ids=IDS):
-        edit_site(model, any_subject, site, read_site(model, any_subject, site) * 0.5)
+        edit_site(model, any_subject, site, read_site(model, any_subject, site) + 0.5)
         theirs = model.output.logits.save()
     torch.testing.assert_close(theirs, ours, rtol=1e-5, atol=1e-5)
     assert (theirs - plain).abs().max() > 1e-3
