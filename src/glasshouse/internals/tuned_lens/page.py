@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -59,7 +60,7 @@ def lead(portrait: Portrait) -> str:
     """The answer in two or three sentences."""
     depth = portrait.tuned.n_layers
     better = [k for k in range(depth) if portrait.tuned.difference(portrait.logit, "kl", k).high < 0]
-    half = next((k for k in range(depth) if _value(portrait.tuned, k) < _value(portrait.tuned, 0) / 2), None)
+    half = next((k for k in range(depth) if _below_half(portrait.tuned, k)), None)
     told = (
         f"On {portrait.held_out} held-out rows ({portrait.source}) the tuned lens is closer to the model's "
         f"own answer than the logit lens at {len(better)} of {depth} layers (95% intervals over rows). "
@@ -131,6 +132,11 @@ def _value(found: Evaluation, layer: int) -> float:
     return found.estimate("kl", layer).value
 
 
+def _below_half(found: Evaluation, layer: int) -> bool:
+    """Whether less than half of layer 0's distance is left at this layer and all later ones."""
+    return all(_value(found, k) < _value(found, 0) / 2 for k in range(layer, found.n_layers))
+
+
 def _bars(portrait: Portrait, metric: Metric, title: str) -> BarsEvidence:
     bars = []
     for layer in range(portrait.tuned.n_layers):
@@ -144,28 +150,21 @@ def _bars(portrait: Portrait, metric: Metric, title: str) -> BarsEvidence:
 
 def _table(portrait: Portrait) -> TableEvidence:
     columns = (
-        "layer",
-        "lens",
-        "KL",
-        "KL with position 0",
-        "cross entropy",
-        "entropy",
-        "bits per byte",
-        "bias",
-    )
+        "layer", "lens", "KL", "bias", "cross entropy", "bits per byte", "entropy", "KL with position 0",
+    )  # fmt: skip
     rows = []
     for layer in range(portrait.tuned.n_layers + 1):
         for name, found in _both(portrait):
             output = layer == portrait.tuned.n_layers
             if output and name == "logit":
                 continue
-            known = found.bytes_per_token == found.bytes_per_token
+            known = not math.isnan(found.bytes_per_token)
             bits = _told(found.estimate("ce", layer, unit="bits_per_byte")) if known else "no tokenizer"
-            cells = [found.estimate("kl", layer), found.estimate("kl", layer, first=True)]
-            cells += [found.estimate("ce", layer), found.estimate("entropy", layer)]
-            told = [_told(e) for e in cells]
+            kl, ce, entropy = (_told(found.estimate(metric, layer)) for metric in ("kl", "ce", "entropy"))
+            bias = "0" if output else _told(found.bias(layer))
             who = ("output", "model") if output else (str(layer), name)
-            rows.append((*who, *told, bits, "0" if output else _told(found.bias(layer))))
+            first = _told(found.estimate("kl", layer, first=True))
+            rows.append((*who, kl, bias, ce, bits, entropy, first))
     caption = f"95% intervals over {portrait.held_out} rows; bias: over groups of rows, position 0 left out."
     return TableEvidence(title="By layer, nats per token", caption=caption, columns=columns, rows=tuple(rows))
 
