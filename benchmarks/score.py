@@ -115,7 +115,7 @@ def _items(examples: int, sentences: int, option: str) -> tuple[list[str], list[
     from glasshouse.corpora.worlds import village
 
     world = village(0)
-    names = sorted(set(world.people))
+    names = sorted({who for _, who in world.couples})  # first and last name
     things = [f"the {thing} of {who}" for thing, who in world.couples]
 
     def pick(of: list[str]) -> str:
@@ -153,7 +153,7 @@ def _save_llama(folder: Path, texts: list[str]) -> None:
     bpe.train_from_iterator(
         texts,
         trainers.BpeTrainer(
-            vocab_size=1000, special_tokens=special, initial_alphabet=alphabet, show_progress=False
+            vocab_size=512, special_tokens=special, initial_alphabet=alphabet, show_progress=False
         ),
     )
     PreTrainedTokenizerFast(tokenizer_object=bpe, bos_token="<bos>", eos_token="<eos>").save_pretrained(
@@ -161,7 +161,7 @@ def _save_llama(folder: Path, texts: list[str]) -> None:
     )
     torch.manual_seed(0)
     config = LlamaConfig(
-        vocab_size=2000, hidden_size=256, intermediate_size=688, num_hidden_layers=6, num_attention_heads=4,
+        vocab_size=512, hidden_size=256, intermediate_size=688, num_hidden_layers=6, num_attention_heads=4,
         max_position_embeddings=1024, bos_token_id=0, eos_token_id=1, initializer_range=0.05,
     )  # fmt: skip
     LlamaForCausalLM(config).save_pretrained(folder)

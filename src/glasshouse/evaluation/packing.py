@@ -31,7 +31,7 @@ WORTH_SHARING = 256
 ROOM = 256
 """Tokens of continuations one row holds at least; attention grows with the square of a row."""
 
-CPU_TOKENS = 4096
+CPU_TOKENS = 2048
 """Tokens of a batch on a processor, whose caches larger ones leave."""
 
 LEVELS = 12

@@ -160,6 +160,10 @@ class ApiSubject:
         tops = [self._likeliest(output) for output in self._ask_all([(one, how) for one in messages])]
         return torch.tensor([self._find(top, said) for top, said in zip(tops, completions, strict=True)])
 
+    def close(self) -> None:
+        """Close the provider's connections; the subject cannot be asked any more."""
+        _in_loop(self._api.api.aclose())
+
     def _likeliest(self, output: Any) -> dict[str, float]:
         logprobs = output.choices[0].logprobs if output.choices else None
         if logprobs is None or not logprobs.content:
