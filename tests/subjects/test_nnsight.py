@@ -72,9 +72,12 @@ def test_reads_equal_ours(any_subject):
 def test_edits_equal_ours(any_subject, site):
     model = to_nnsight(any_subject)
     plain = any_subject.run(IDS.tolist()).logits
-    ours = any_subject.run(IDS.tolist(), patches=[Patch(Site.parse(site), "add", 0.5)]).logits
+    ours = any_subject.run(
+        IDS.tolist(), patches=[Patch(Site.parse(site), "fn", lambda x: x * x.abs())]
+    ).logits
     with torch.no_grad(), model.trace(input_ids=IDS):
-        edit_site(model, any_subject, site, read_site(model, any_subject, site) + 0.5)
+        value = read_site(model, any_subject, site)
+        edit_site(model, any_subject, site, value * value.abs())  # no norm undoes it, as it would a factor
         theirs = model.output.logits.save()
     torch.testing.assert_close(theirs, ours, rtol=1e-5, atol=1e-5)
     assert (theirs - plain).abs().max() > 1e-3
