@@ -98,6 +98,7 @@ class TrajectoryDetector:
                 fix="give prompts that differ, or other answer options",
             )
         self.rows_, self.mean_, self.spread_ = x, mean, spread
+        self.options_ = getattr(self, "options_", None)
         self._model = _FITTERS[self.kind](self._scaled(x), derive(self.seed, "trajectory detector"))
         return self
 
