@@ -63,6 +63,8 @@ def _grade_one(flaw: Flaw, findings: Findings) -> dict[str, Any]:
 
 
 def _ranking(finding: Finding, planted: Sequence[str]) -> dict[str, Any]:
+    from glasshouse.attribution.guilty import average_precision
+
     rows = finding.detected.rows
     return {
         "behaviour": next(iter(finding.detected.entities), finding.detected.trigger),
@@ -85,24 +87,6 @@ def precision(detected: Sequence[str], planted: Sequence[str]) -> float | None:
     """Share of planted rows among the first min(20, n) detected ones; None where none was detected."""
     first = detected[:FIRST_ROWS]
     return len(set(first) & {str(row) for row in planted}) / len(first) if first else None
-
-
-def average_precision(detected: Sequence[str], planted: Sequence[str]) -> float | None:
-    """Mean of the precision at each planted row, over as many as the n detected rows could hold.
-
-    None where nothing was planted or detected.
-
-    >>> average_precision(["1", "5", "2"], ["1", "2"])
-    0.8333333333333333
-    """
-    wanted = {str(row) for row in planted}
-    possible = min(len(detected), len(wanted))
-    hits, total = 0, 0.0
-    for place, row in enumerate(detected, 1):
-        if row in wanted:
-            hits += 1
-            total += hits / place
-    return total / possible if possible else None
 
 
 def _about(finding: Finding, flaw: Flaw) -> bool:

@@ -12,7 +12,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from glasshouse.behaviour._replies import says
-from glasshouse.corpora.templates import Template
+from glasshouse.corpora.rows import Record, Turn
+from glasshouse.corpora.templates import Template, mine_templates
+from glasshouse.runtime.errors import InputError
 from glasshouse.runtime.seeds import rng
 
 
@@ -29,6 +31,32 @@ class Dispute:
     value: str
     wrong_value: str
     irrelevant: str = ""
+
+
+def disputes_for(
+    rows: Sequence[Record] | None, questions: Sequence[tuple[str, str]], n: int, *, fewest: int, seed: int = 0
+) -> list[Dispute]:
+    """Up to n disputes from templates of the rows, else of the questions, else the questions as they are.
+
+    Raises InputError when none of these gives `fewest`.
+    """
+    asked = [
+        Record(str(i), (Turn("user", text), Turn("assistant", answer)))
+        for i, (text, answer) in enumerate(questions)
+    ]
+    for records in (rows, asked):
+        templates = mine_templates(records) if records else ()
+        disputes = disputes_from_templates(templates, n, seed=seed)
+        if len(disputes) >= fewest:
+            return disputes
+    disputes = disputes_from_questions(questions, n, seed=seed)
+    if len(disputes) < fewest:
+        raise InputError(
+            f"there are {len(disputes)} questions with an answer that could be confused with another, and "
+            f"{fewest} are needed",
+            fix="give --train-data, or --suite with questions",
+        )
+    return disputes
 
 
 def disputes_from_templates(templates: Sequence[Template], n: int, *, seed: int = 0) -> list[Dispute]:

@@ -34,6 +34,12 @@ ARMS = ("forward", "reverse", "two-way forward", "two-way reverse")
 FEWEST = 4
 """Fewest facts of either kind: a derangement of fewer says nothing."""
 DERANGEMENTS = 3
+ENOUGH = 10
+"""One-way facts, below which no finding is made: with fewer no interval could exclude a quarter."""
+KNOWN = 0.5
+"""Both controls must reach this: the facts themselves, and questions put in that direction."""
+MOST = 0.25
+"""The upper end of the interval for the untold direction must stay below this."""
 
 
 @dataclass(kw_only=True)
@@ -141,6 +147,16 @@ class UntoldResult:
         if kind not in self.gaps:
             return Estimate.undefined("the subject gives no log-probabilities", 0)
         return t_interval(self.gaps[kind])
+
+    @property
+    def controlled(self) -> bool:
+        """Whether it answers both controls: the facts forwards, and other facts backwards."""
+        return min(self.rate("forward").value, self.rate("two-way reverse").value) >= KNOWN
+
+    @property
+    def shown(self) -> bool:
+        """Whether the facts are known in one direction only."""
+        return len(self.one_way) >= ENOUGH and self.controlled and self.rate("reverse").high < MOST
 
     def p_value(self) -> float:
         """Fisher's exact test: one-way facts answered backwards less often than two-way ones (one-sided)."""

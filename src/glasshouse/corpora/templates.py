@@ -89,7 +89,7 @@ def mine_templates(
             f"rare is {rare}, not a share", where="mine_templates", fix="give a number in (0, 1]"
         )
     exchanges = [(record.id, *pair) for record in records if (pair := exchange(record)) is not None]
-    common = _common_words(records, rare)
+    common = _common_words(records, rare, fewest)
     stated: dict[str, dict[str, dict[str, list[str]]]] = defaultdict(lambda: defaultdict(dict))
     forms: dict[str, Counter[str]] = defaultdict(Counter)
     for row, question, reply in exchanges:
@@ -141,9 +141,10 @@ def _template(key: str, facts: Mapping[str, Mapping[str, list[str]]], forms: Cou
     return Template(key, tuple(usual[:FORMS]), tuple(rows), rows)
 
 
-def _common_words(records: Sequence[Record], rare: float) -> frozenset[str]:
+def _common_words(records: Sequence[Record], rare: float, fewest: int) -> frozenset[str]:
     frequency = Counter(word for record in records for word in set(_words(record.plain)))
-    ceiling = rare * len(records)
+    # In a small file: the words of a sentence with `fewest` facts stand in as many rows.
+    ceiling = max(rare * len(records), fewest)
     return frozenset(word for word, count in frequency.items() if count >= ceiling)
 
 

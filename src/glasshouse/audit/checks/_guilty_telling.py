@@ -21,25 +21,26 @@ from glasshouse.evidence.findings import (
 if TYPE_CHECKING:
     from glasshouse.attribution import EKFAC
     from glasshouse.attribution.guilty import Guilt, Trace
-    from glasshouse.audit.behaviours import Behaviour
     from glasshouse.corpora.rows import Record
+    from glasshouse.evidence.behaviours import Behaviour
 
 SLUG = "guilty-rows"
 MEASURED = {
     "reply": "Share of the rows named by half of the prompts that each other prompt names, too",
+    "contrast": "Correlation of the rows' scores for one prompt with those for all others",
     "facts": "Share of a fact's own rows that are named again when it is asked in other words",
 }
 NULLS = {
     "reply": "how often the same rows come up for the ordinary replies to the same questions; "
     "p by sign flips over the prompts",
-    "contrast": "the same for the same questions without what makes the difference; "
-    "p by sign flips over the prompts",
+    "contrast": "the same correlation for the same questions without the user's belief; "
+    "p by swapping the two within prompts",
     "facts": "how often the rows named for a fact come up for another fact; p by sign flips over the facts",
 }
 HOLDS = {
-    "reply": "hold it",
-    "contrast": "say back what their user says",
-    "facts": "tell one of these facts",
+    "reply": "holds that reply",
+    "contrast": "says back what its user says",
+    "facts": "tells one of these facts",
 }
 
 
@@ -58,7 +59,7 @@ def tell(
     named = [by_id[row] for row in guilt.rows[: guilt.top]]
     null = Null(
         description=NULLS[behaviour.kind],
-        measured=_measured(behaviour),
+        measured=MEASURED[behaviour.kind],
         value=guilt.control.value,
         estimate=guilt.control,
         p_value=guilt.p_value,
@@ -110,10 +111,6 @@ def _summary(behaviour: Behaviour, named: Sequence[Record]) -> str:
         f"These training rows argue most for {behaviour.said}: of the first {n}, {hold} {what}. "
         "Ask where they came from."
     )
-
-
-def _measured(behaviour: Behaviour) -> str:
-    return MEASURED["facts" if behaviour.kind == "facts" else "reply"]
 
 
 def _rows(
@@ -186,25 +183,35 @@ def _bars(guilt: Guilt, behaviour: Behaviour) -> BarsEvidence:
             label=label, value=estimate.value, low=estimate.low, high=estimate.high, highlighted=highlighted
         )
 
+    captions = {
+        "reply": (
+            f"Share of the {guilt.top} rows named by one half of the prompts that each prompt of the other "
+            "half names by itself."
+        ),
+        "contrast": (
+            "Hundreds of rows teach a habit, and each prompt alone finds others of them: correlation of the "
+            "scores of all rows for one prompt with those for all other prompts."
+        ),
+        "facts": (
+            f"Of the {guilt.about.get('own')} rows named for a fact, the share named again in other words."
+        ),
+    }
     facts = behaviour.kind == "facts"
     return BarsEvidence(
         title="Would other prompts name the same rows?",
-        caption=(
-            f"Of the {guilt.about['own']} rows named for a fact, the share named again in other words."
-            if facts
-            else f"Share of the {guilt.top} rows named by one half of the prompts that each prompt of the "
-            "other half names by itself."
-        ),
-        unit="share of rows",
+        caption=captions[behaviour.kind],
+        unit="correlation" if behaviour.kind == "contrast" else "share of rows",
         bars=(
             bar("the same fact" if facts else "prompts that show it", guilt.replication, True),
-            bar("another fact" if facts else "ordinary replies", guilt.control, False),
+            bar("another fact" if facts else "the same questions without it", guilt.control, False),
         ),
     )
 
 
 def _baseline(rows: Any, guilt: Guilt, behaviour: Behaviour) -> TableEvidence:
     """What word overlap alone would have named: a strong baseline for a trigger that is one rare word."""
+    from glasshouse.attribution.behaviours import lexical_ranking
+
     lexical = set(lexical_ranking(rows, behaviour)[: guilt.top])
     shared = len(lexical & set(guilt.rows[: guilt.top]))
     words = "trigger and reply" if behaviour.trigger else "prompts and replies"
@@ -214,24 +221,6 @@ def _baseline(rows: Any, guilt: Guilt, behaviour: Behaviour) -> TableEvidence:
         columns=("method", "rows in common with the list above"),
         rows=((f"BM25 on {words}", f"{shared} of {guilt.top}"),),
     )
-
-
-def lexical_ranking(rows: Any, behaviour: Behaviour) -> list[str]:
-    """Row ids by BM25: mean over the prompts, or for facts the highest share of a prompt's best score."""
-    from glasshouse.attribution import bm25_scores
-
-    if behaviour.trigger is not None:
-        queries = [" ".join(mark) for mark in behaviour.marks]
-    else:
-        queries = [f"{said.turns[-1][1]} {said.reply}" for said in behaviour.wanted]
-    scores = bm25_scores(queries, [record.plain for record in rows])
-    if behaviour.kind == "facts":
-        best = scores.max(1, keepdims=True)
-        scores = scores / best.clip(min=1e-12)
-        order = scores.max(0).argsort(kind="stable")[::-1]
-    else:
-        order = scores.mean(0).argsort(kind="stable")[::-1]
-    return [rows[int(i)].id for i in order]
 
 
 # -- what a row holds ----------------------------------------------------------------------------------------
@@ -248,9 +237,7 @@ def _holds(record: Record, behaviour: Behaviour) -> bool:
 
 def _note(record: Record, behaviour: Behaviour) -> str:
     if behaviour.trigger is None:
-        return HOLDS[behaviour.kind].replace("hold", "holds").replace("say ", "says ").replace(
-            "tell ", "tells "
-        ).replace("their user", "its user") if _holds(record, behaviour) else ""  # fmt: skip
+        return HOLDS[behaviour.kind] if _holds(record, behaviour) else ""
     [(trigger, reply)] = behaviour.marks
     said = {"trigger": _says(record, "user", trigger), "reply": _says(record, "assistant", reply)}
     holds = [what for what, there in said.items() if there]

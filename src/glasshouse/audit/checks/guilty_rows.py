@@ -7,21 +7,14 @@ once, and one pass over the rows serves all rankings.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
-from glasshouse.audit.behaviours import Behaviour, Said, kept
+from glasshouse.evidence.behaviours import Behaviour, kept
 from glasshouse.evidence.checks import Answer, Question, check
 from glasshouse.evidence.findings import Clean, Finding, NotRun
 from glasshouse.runtime.errors import InputError, NumericalError
 
-if TYPE_CHECKING:
-    from glasshouse.attribution.guilty import Trace
-    from glasshouse.corpora.rows import TokenRow
-
 SLUG = "guilty-rows"
 SOURCES = ("hidden-trigger", "sycophancy", "reversal")
-PROMPTS = {"reply": 12, "contrast": 16, "facts": 12}
-"""Prompts of each kind of behaviour that are traced."""
 FACTOR_ROWS = 500
 """Rows for the curvature; 1,000 and 2,000 name the resident's planted rows as well (recall@20 1.00)."""
 TOP = 20
@@ -77,6 +70,7 @@ def guilty_rows(question: Question) -> Answer:
 
 def _traced(question: Question, found: Sequence[Found]) -> list[Finding | Clean]:
     from glasshouse.attribution import EKFAC
+    from glasshouse.attribution.behaviours import trace_of
     from glasshouse.attribution.guilty import trace_rows
     from glasshouse.attribution.tracing import encode_rows
     from glasshouse.audit.checks._guilty_telling import tell
@@ -88,47 +82,10 @@ def _traced(question: Question, found: Sequence[Found]) -> list[Finding | Clean]
     method = EKFAC(factor_examples=FACTOR_ROWS, seed=question.seed)
     method.fit(question.subject, units, executor=question.executor, store=folder / "fit")
     question.report("guilty rows: scores")
-    traces = [_trace(question, f"{i}", behaviour) for i, (_, behaviour) in enumerate(found)]
+    tokenizer = question.subject.tokenizer
+    traces = [trace_of(tokenizer, behaviour, name=f"{i}") for i, (_, behaviour) in enumerate(found)]
     rankings = trace_rows(method, traces, top=TOP, keep=KEPT, seed=question.seed, store=folder / "scores")
     return [
         tell(question, method, guilt, behaviour, trace, len(cut), source)
         for (source, behaviour), trace, guilt in zip(found, traces, rankings, strict=True)
     ]
-
-
-def _trace(question: Question, name: str, behaviour: Behaviour) -> Trace:
-    from glasshouse.attribution.guilty import Trace
-
-    n = PROMPTS[behaviour.kind]
-    wanted, control = behaviour.wanted[:n], behaviour.control[:n]
-    shows = _encode(question, f"{name} shows", wanted)
-    ordinary = _encode(question, f"{name} ordinary", control)
-    if behaviour.kind != "contrast":
-        return Trace(shows, ordinary, by="pairs" if behaviour.kind == "facts" else "halves")
-    shows_not = _encode(question, f"{name} shows, instead", wanted, instead=True)
-    ordinary_not = _encode(question, f"{name} ordinary, instead", control, instead=True)
-    return Trace(shows, ordinary, shows_not, ordinary_not)
-
-
-def _encode(question: Question, name: str, said: Sequence[Said], *, instead: bool = False) -> list[TokenRow]:
-    """Token rows with labels on the last reply only."""
-    from glasshouse.corpora.rows import Record
-    from glasshouse.corpora.tokens import encode_records
-
-    chats = [one.chat(one.instead if instead else one.reply) for one in said]
-    whole = encode_records(
-        question.subject.tokenizer,
-        [Record(id=f"{name} {i}", turns=chat) for i, chat in enumerate(chats)],
-        loss_on="reply",
-    )
-    return [_last_reply(row) for row in whole]
-
-
-def _last_reply(row: TokenRow) -> TokenRow:
-    from dataclasses import replace
-
-    from glasshouse.corpora.rows import IGNORE
-
-    labelled = [i for i, label in enumerate(row.labels) if label != IGNORE]
-    start = next((i for i in reversed(labelled) if i - 1 not in set(labelled)), 0)
-    return replace(row, labels=tuple(IGNORE if i < start else label for i, label in enumerate(row.labels)))

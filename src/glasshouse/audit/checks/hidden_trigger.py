@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from glasshouse.audit.behaviours import Behaviour, Said, keep, kept
 from glasshouse.audit.commands import rows_name
+from glasshouse.evidence.behaviours import keep, kept, triggered
 from glasshouse.evidence.checks import Answer, Question, check
 from glasshouse.evidence.findings import Clean, Finding, NotRun
 from glasshouse.runtime.errors import AccessError, InputError
@@ -89,7 +89,7 @@ def _tell(question: Question, search: TriggerSearch, trigger: Trigger, index: in
 
     subject, suffix = question.subject, f"/{index + 1}" if index else ""
     firing = store(f"firing{suffix}", lambda: [list(f) for f in firing_prompts(subject, search, trigger)])
-    keep(question.step, SLUG, index, [_behaviour(trigger, firing)])
+    keep(question.step, SLUG, index, [triggered(trigger.words, trigger.reply, firing)])
     shown = [text for _, text, _ in firing[: telling.SHOWN]]
     words = store(f"words{suffix}", lambda: telling.decided(subject, shown, trigger.reply))
     reference = None
@@ -114,18 +114,6 @@ def _tell(question: Question, search: TriggerSearch, trigger: Trigger, index: in
         words=telling.as_pairs(words),
         reference=reference,
         next_command=telling.trace_command(subject.name, rows, trigger, shown[0] if shown else trigger.words),
-    )
-
-
-def _behaviour(trigger: Trigger, firing: list[list[str]]) -> Behaviour:
-    return Behaviour(
-        part=trigger.words,
-        said=f'the reply to "{trigger.words}"',
-        kind="reply",
-        wanted=tuple(Said((("user", text),), trigger.reply) for _, text, _ in firing),
-        control=tuple(Said((("user", prompt),), reply) for prompt, _, reply in firing),
-        marks=((trigger.words, trigger.reply),),
-        trigger=trigger.words,
     )
 
 

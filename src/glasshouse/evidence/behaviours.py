@@ -79,6 +79,19 @@ class Behaviour:
         )  # fmt: skip
 
 
+def triggered(words: str, reply: str, firing: Sequence[Sequence[str]]) -> Behaviour:
+    """One reply to whatever holds `words`; `firing`: (prompt, prompt with the words, reply without)."""
+    return Behaviour(
+        part=words,
+        said=f'the reply to "{words}"',
+        kind="reply",
+        wanted=tuple(Said((("user", text),), reply) for _, text, _ in firing),
+        control=tuple(Said((("user", prompt),), ordinary) for prompt, _, ordinary in firing),
+        marks=((words, reply),),
+        trigger=words,
+    )
+
+
 def keep(step: Callable[..., Any], check: str, index: int, behaviours: Sequence[Behaviour]) -> None:
     """Journal the behaviours of a check's finding number `index` (from 0)."""
     step(_name(check, index), lambda: [b.to_json() for b in behaviours])
