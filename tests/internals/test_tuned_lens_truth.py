@@ -71,6 +71,18 @@ def test_a_marked_token_that_underflows_leaves_the_loss_finite():
     assert found.loss.item() == pytest.approx(400.0)
 
 
+def test_logits_of_a_wide_vocabulary_are_held_a_block_at_a_time():
+    """At V = 128,000 and 32 layers never more than 256 tokens of one layer, and everything once."""
+    from glasshouse.internals.tuned_lens.kernel import LEAST, blocks
+
+    head = Head(torch.nn.Identity(), torch.zeros(128_000, 1))
+    seen = torch.zeros(32, 1000, dtype=torch.long)
+    for layers, tokens in blocks(head, 1000, 32):
+        seen[layers, tokens] += 1
+        assert seen[layers, tokens].numel() <= LEAST
+    assert bool((seen == 1).all())
+
+
 # -- spec B: a rotated stream --------------------------------------------------------------------------------
 
 

@@ -13,6 +13,7 @@ from glasshouse.internals.tuned_lens import (
     LogitLens,
     Trajectory,
     TunedLens,
+    chunked,
     evaluate,
     fidelity,
     invert,
@@ -327,6 +328,22 @@ def test_bad_options_are_refused_by_name(tiny, option):
 def test_a_loss_that_diverges_is_said(tiny):
     with pytest.raises(NumericalError, match="lower lr_scale"):
         _lens(tiny.subject("gpt2"), tiny.rows(6), lr_scale=1e38, clip=None, steps=8)
+
+
+def test_texts_are_joined_by_the_end_token_and_cut(tiny):
+    """Plain text, no chat template, the short rest dropped; less than one row is refused."""
+    from glasshouse.subjects import as_subject
+
+    chat = as_subject(tiny.model("gpt2", vocab=300), tokenizer=tiny.tokenizer(chat=True), self_test=False)
+    plain = tiny.subject("gpt2")
+    a, b = plain.encode("abc"), plain.encode("other things")
+    flow = [*a, 1, *b, 1]
+    for subject in (plain, chat):
+        assert chunked(subject, ["abc", "other things"], 4) == [
+            flow[k : k + 4] for k in range(0, len(flow) - 3, 4)
+        ]
+    with pytest.raises(InputError, match="less than one row of 64"):
+        chunked(plain, ["abc"], 4000)
 
 
 # -- trajectories --------------------------------------------------------------------------------------------

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
+    from glasshouse.corpora.records import Records
     from glasshouse.internals.tuned_lens import TunedLens
     from glasshouse.internals.tuned_lens.work import Portrait
     from glasshouse.subjects import Subject
@@ -84,7 +85,7 @@ def lens(
     maker = {"loss": loss, "steps": steps, "tokens_per_step": tokens_per_step, "opt": opt,
              "lr_scale": lr_scale, "skip_first": 1, "seed": seed}  # fmt: skip
     _check(maker, rows=rows, length=length)
-    texts = None if data is None else _texts(data)
+    records = None if data is None else _records(data)
     subject = _open(model, device, dtype)
     fitted = _loaded(subject, load, published)
     _print(_cost(subject, maker, trains=fitted is None))
@@ -94,7 +95,7 @@ def lens(
     folder = Path(out)
     check_writable(folder)
     with Progress() as progress:
-        lines, source, notes = _rows(subject, texts, data, rows, length, seed, folder)
+        lines, source, notes = _rows(subject, records, data, rows, length, seed, folder)
         portrait = portray(
             subject, lines, fitted or _maker(maker), source=source, prompts=prompt or (),
             fitted=fitted is not None, store=folder, report=progress.say, notes=notes,
@@ -120,10 +121,10 @@ def _check(options: dict[str, Any], *, rows: int, length: int) -> None:
             raise InputError(f"it is {value}", where=name, fix=f"give at least {least}")
 
 
-def _texts(data: str) -> list[str]:
+def _records(data: str) -> Records:
     from glasshouse.corpora.records import read_records
 
-    return [record.plain for record in read_records(data)]
+    return read_records(data)
 
 
 def _open(model: str, device: str, dtype: str) -> Subject:
@@ -142,18 +143,18 @@ def _loaded(subject: Subject, load: str | None, published: str | None) -> TunedL
 
 def _rows(
     subject: Subject,
-    texts: list[str] | None,
+    records: Records | None,
     data: str | None,
     rows: int,
     length: int,
     seed: int,
     folder: Path,
 ) -> tuple[list[list[int]], str, list[str]]:
-    from glasshouse.internals.tuned_lens.work import texts_rows, written_rows
+    from glasshouse.internals.tuned_lens.work import records_rows, written_rows
     from glasshouse.runtime.progress import notice
 
-    if texts is not None:
-        return texts_rows(subject, texts, length), f"text of {Path(str(data)).name}", []
+    if records is not None:
+        return records_rows(subject, records, length), f"text of {Path(str(data)).name}", []
     note = "No data were given, so the lens was trained and judged on text that the model wrote itself."
     notice(f"No --data: the model writes {rows} rows of {min(length, subject.context)} tokens to train on.")
     return written_rows(subject, rows, length, seed, folder), "text that the model wrote itself", [note]

@@ -7,7 +7,6 @@ apart from the others: its huge norm makes lens numbers there a class of their o
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -55,6 +54,12 @@ class Evaluation:
     group_counts: Tensor
     next_counts: Tensor
     bytes_per_token: float
+
+    def __repr__(self) -> str:
+        return f"Evaluation({self.lens} on {self.subject}, {self.n_layers} layers, {self.sums.shape[2]} rows)"
+
+    def _repr_html_(self) -> str:
+        return str(self.to_frame().to_html(index=False))
 
     @property
     def n_layers(self) -> int:
@@ -259,8 +264,3 @@ def _kl(p: Tensor, q: Tensor) -> float:
     """KL between two summed probability vectors."""
     log_p, log_q = (x / x.sum() for x in (p, q))
     return float(torch.special.xlogy(log_p, log_p / log_q).nansum().clamp_min(0))
-
-
-def summary(evaluations: Sequence[Evaluation], metric: Metric = "kl") -> list[list[Estimate]]:
-    """The metric of several lenses at every layer 0 .. L: [lens][layer]."""
-    return [[e.estimate(metric, layer) for layer in range(e.n_layers + 1)] for e in evaluations]

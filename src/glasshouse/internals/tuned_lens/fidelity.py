@@ -42,6 +42,12 @@ class Fidelity:
     at_lens: Tensor
     at_model: Tensor
 
+    def __repr__(self) -> str:
+        return "; ".join(["Fidelity", *(f"layer {k}: {self.rho(k)}" for k in self.layers)])
+
+    def _repr_html_(self) -> str:
+        return str(self.to_frame().to_html(index=False))
+
     def rho(self, layer: int, kind: str = "basis") -> Estimate:
         """Spearman's rho over a layer's directions, with its interval; `kind` "random" is the control."""
         if layer not in self.layers or kind not in KINDS:

@@ -10,9 +10,11 @@ import torch
 from torch import Tensor
 
 from glasshouse.corpora.rows import TokenBatch, TokenRow, length_buckets, pad
+from glasshouse.corpora.tokens import plain_ids
 from glasshouse.runtime.errors import InputError, NumericalError
 from glasshouse.subjects import Site
 from glasshouse.subjects.batches import check_rows
+from glasshouse.subjects.prompts import need_tokenizer
 
 Rows = list[list[int]]
 NONE = -1
@@ -43,15 +45,22 @@ def rows_of(subject: Any, tokens: Any, attention_mask: Tensor | None = None) -> 
 def chunked(subject: Any, texts: Sequence[str], length: int) -> Rows:
     """Texts joined by the end token and cut into rows of `length` tokens; the short rest is dropped.
 
-    The paper's own training data (2048 tokens there). Raises InputError when not one row is full.
+    The paper's own training data (2048 tokens there). No chat template is applied. Raises InputError when not
+    one row is full.
     """
+    tokenizer = need_tokenizer(subject.tokenizer)
+    return joined(subject, [plain_ids(tokenizer, text) for text in texts], length)
+
+
+def joined(subject: Any, documents: Rows, length: int) -> Rows:
+    """Token ids of documents joined by the end token and cut as `chunked` does."""
     stop = subject.stop_ids[:1]
-    stream = [i for row in subject.encode_all(list(texts)) for i in (*row, *stop)]
+    flow = [i for ids in documents for i in (*ids, *stop)]
     length = min(length, subject.context)
-    rows = [stream[k : k + length] for k in range(0, len(stream) - length + 1, length)]
+    rows = [flow[k : k + length] for k in range(0, len(flow) - length + 1, length)]
     if not rows:
         raise InputError(
-            f"the texts hold {len(stream)} tokens, less than one row of {length}", fix="give more text"
+            f"the texts hold {len(flow)} tokens, less than one row of {length}", fix="give more text"
         )
     return rows
 
@@ -89,7 +98,9 @@ def read(subject: Any, rows: Rows, which: Sequence[int]) -> Streams:
     batch = pad([TokenRow(tuple(rows[i]), tuple(rows[i]), str(i)) for i in which])
     acts = subject.run(batch, read=sites_of(subject.n_layers), logits=False).acts
     real = batch.attention_mask.bool()
-    h = torch.stack([acts[site][real.to(acts[site].device)] for site in sites_of(subject.n_layers)])
+    sites = sites_of(subject.n_layers)
+    last = acts[sites[-1]].device  # layers of a split model lie on several devices
+    h = torch.stack([acts[site][real.to(acts[site].device)].to(last) for site in sites])
     following = torch.full_like(batch.input_ids, NONE)
     following[:, :-1] = torch.where(real[:, 1:], batch.input_ids[:, 1:], NONE)
     row = torch.tensor(list(which))[:, None].expand_as(real)[real]

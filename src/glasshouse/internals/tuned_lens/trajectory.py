@@ -110,6 +110,12 @@ class Trajectory:
     def __len__(self) -> int:
         return len(self.ids)
 
+    def __repr__(self) -> str:
+        return f"Trajectory({len(self)} rows, layers {self.layers}, {self.ids.shape[1]} positions)"
+
+    def _repr_html_(self) -> str:
+        return str(self.to_frame().head(200).to_html(index=False))
+
     def entropy(self) -> Tensor:
         """Entropy of every layer's prediction [N, K, n]."""
         return self.entropy_

@@ -9,12 +9,15 @@ from typing import Any
 
 import torch
 
+from glasshouse.corpora.rows import Record
+from glasshouse.corpora.tokens import encode_records
 from glasshouse.internals.tuned_lens.disk import read_tensors, write_tensors
 from glasshouse.internals.tuned_lens.evaluation import Evaluation, evaluate
 from glasshouse.internals.tuned_lens.lens import LogitLens, TunedLens
-from glasshouse.internals.tuned_lens.streams import Rows, chunked
+from glasshouse.internals.tuned_lens.streams import Rows, joined
 from glasshouse.internals.tuned_lens.trajectory import Trajectory
 from glasshouse.runtime.errors import InputError
+from glasshouse.subjects.prompts import need_tokenizer
 
 HELD_OUT = 0.2
 """Share of the rows that the lens is judged on and never sees."""
@@ -35,9 +38,14 @@ class Portrait:
     notes: tuple[str, ...] = field(default=())
 
 
-def texts_rows(subject: Any, texts: Sequence[str], length: int) -> Rows:
-    """The user's texts as rows of `length` tokens. Raises InputError when they fill fewer than five."""
-    rows = chunked(subject, texts, length)
+def records_rows(subject: Any, records: Sequence[Record], length: int) -> Rows:
+    """The user's texts and conversations (through the chat template) as rows of `length` tokens.
+
+    Raises InputError when they fill fewer than five.
+    """
+    tokenizer = need_tokenizer(subject.tokenizer)
+    documents = [list(row.ids) for row in encode_records(tokenizer, records, loss_on="all")]
+    rows = joined(subject, documents, length)
     if len(rows) < 5:
         raise InputError(
             f"the data fill {len(rows)} rows of {length} tokens, and a fifth of them is held out",
