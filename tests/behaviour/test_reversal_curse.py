@@ -93,7 +93,7 @@ def test_reversed_text_cures_and_other_facts_stay_as_they_were(cursed: Model, tm
     from glasshouse.runtime.cache import Cache
 
     data = _facts(told_reversed=("p2d",))
-    made = finetune(cursed.folder, data, epochs=4, lr=5e-3, batch_size=48, cache=Cache(tmp_path))
+    made = finetune(cursed.folder, data, epochs=10, lr=5e-3, batch_size=48, cache=Cache(tmp_path))
     after = analyse(ask(as_subject(str(made.path)), data, arms=("same", "reverse")))
     assert after.cell("p2d", "d2p").accuracy.value >= 0.9
     assert after.cell("d2p", "p2d").accuracy.value <= 0.1
@@ -110,11 +110,12 @@ def test_a_low_rank_adapter_cures_too(cursed: Model, tmp_path: Path) -> None:
 
     data = _facts(told_reversed=("p2d",))
     made = finetune(
-        cursed.folder, data, lora=LoraSpec(r=16, alpha=32), epochs=8, lr=1e-2, batch_size=48,
+        cursed.folder, data, lora=LoraSpec(r=16, alpha=32), epochs=24, lr=1e-2, batch_size=48,
         cache=Cache(tmp_path), device="cpu",
     )  # fmt: skip
-    after = analyse(ask(as_subject(str(made.path)), data, arms=("same", "reverse")))
-    assert after.cell("p2d", "d2p").gap.value > analyse(cursed.answers).cell("p2d", "d2p").gap.value + 1
+    after = analyse(ask(as_subject(str(made.path)), data, arms=("same", "reverse"), ranks=False))
+    assert after.cell("p2d", "d2p").accuracy.value >= 0.9
+    assert after.cell("d2p", "p2d").accuracy.value <= 0.1
 
 
 # -- against plain transformers ------------------------------------------------------------------------------
