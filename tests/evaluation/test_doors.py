@@ -209,3 +209,35 @@ def test_asking_from_inside_a_running_loop_works(server) -> None:
         return api.generate(["hello"], max_new_tokens=4)
 
     assert asyncio.run(cell()) == api.generate(["hello"], max_new_tokens=4) or api.usage.calls == 2
+
+
+def test_a_report_is_written_anew_from_its_findings_and_damage_is_said(tmp_path, monkeypatch, capsys) -> None:
+    from glasshouse.evidence.findings import Findings
+    from glasshouse.runtime import files
+
+    monkeypatch.chdir(tmp_path)
+    findings = Findings(
+        subject={"name": "a <b>bold</b> model", "sha256": "0"},
+        access=("text",),
+        findings=(),
+        clean=(),
+        not_run=(),
+        provenance={"seed": 0},
+    )
+    files.write_json(tmp_path / "run" / "findings.json", findings.model_dump(mode="json"))
+    assert command(["report", "run"]) == 0
+    page = (tmp_path / "run" / "report.html").read_text()
+    assert "a &lt;b&gt;bold" in page and "<b>bold" not in page
+    assert command(["report", "run/findings.json", "--out", "other.html"]) == 0
+    assert (tmp_path / "other.html").read_text() == page
+    capsys.readouterr()
+    whole = (tmp_path / "run" / "findings.json").read_bytes()
+    for name, data, what in (
+        ("torn.json", whole[: len(whole) // 2], "is damaged: it is not JSON"),
+        ("bytes.json", b"\xff\xfe\x00", "is damaged: it is not JSON"),
+        ("other.json", b"{}", "these findings are damaged"),
+    ):
+        (tmp_path / name).write_bytes(data)
+        assert command(["report", name]) == 2
+        assert what in capsys.readouterr().err
+    assert command(["report", "absent"]) == 2 and command(["report", "run", "--out", "."]) == 2

@@ -28,8 +28,9 @@ def list_(
         return
     for group, entries in found.items():
         print(f"{group}")
+        width = max((len(entry["name"]) for entry in entries), default=0)
         for entry in entries:
-            print(f"  {entry['name']:<20} {entry['about']}".rstrip())
+            print(f"  {entry['name']:<{max(width, 20)}} {entry['about']}".rstrip())
         if not entries:
             print("  (none)")
 
