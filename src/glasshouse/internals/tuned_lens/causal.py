@@ -132,7 +132,7 @@ def _ascend(energy: _Energy, start: Tensor, basis: Tensor, max_iter: int) -> tup
         (free.grad,) = torch.autograd.grad(v, free, -grad / scale)
         return -value / scale
 
-    optimizer.step(closure)  # type: ignore[arg-type]
+    optimizer.step(closure)
     with torch.no_grad():
         best = _inside(free, basis)
         return float(energy(best)), best.detach()
@@ -149,7 +149,7 @@ def _singular(lens: Lens, layer: int) -> tuple[Tensor, Tensor]:
     gram = head.weight.float().T @ head.weight.float()  # d' x d'
     gain = getattr(head.norm, "weight", None)
     if head.after is not None:
-        down = head.after.weight.float()  # type: ignore[union-attr]
+        down = head.after.get_parameter("weight").float()
         gram = down.T @ gram @ down
     if gain is not None:
         gram = gain[:, None] * gram * gain

@@ -58,7 +58,7 @@ def invert(
         loss.backward()
         return loss
 
-    optimizer.step(closure)  # type: ignore[arg-type]
+    optimizer.step(closure)
     with torch.no_grad():
         found = free.detach()
         return Inversion(found, measures.kl(target, head.logits(found).log_softmax(-1)))
@@ -67,5 +67,5 @@ def invert(
 def _first_guess(head: Head, target: Tensor) -> Tensor:
     mean = target.exp() @ head.weight.float() - head.weight.float().mean(0)
     if head.after is not None:
-        mean = mean @ head.after.weight.float()  # type: ignore[union-attr]
+        mean = mean @ head.after.get_parameter("weight").float()
     return mean / mean.norm(dim=-1, keepdim=True).clamp_min(1e-6) * mean.shape[-1] ** 0.5
