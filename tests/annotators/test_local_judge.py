@@ -13,7 +13,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 
 @pytest.fixture(scope="module")
 def judge_folder(tmp_path_factory):
-    """A word-level Llama whose output layer is set by hand: it says yes after any prompt, and no less often."""
+    """A word-level Llama with a hand-made output layer: after any prompt yes is thrice as likely as no."""
     import torch
     from tokenizers import Tokenizer, models, pre_tokenizers
     from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast

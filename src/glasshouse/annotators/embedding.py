@@ -31,6 +31,7 @@ from glasshouse.annotators._types import (
 from glasshouse.annotators.lexical import document_terms
 from glasshouse.runtime import files
 from glasshouse.runtime.errors import InputError
+from glasshouse.runtime.quiet import quiet_transformers
 
 Floats = NDArray[np.float32]
 VERSION = 1
@@ -111,8 +112,9 @@ class Encoder:
     def _opened(self) -> tuple[Any, Any]:
         from transformers import AutoModel, AutoTokenizer
 
-        tokenizer = AutoTokenizer.from_pretrained(self.folder, local_files_only=True)
-        model = AutoModel.from_pretrained(self.folder, local_files_only=True)
+        with quiet_transformers():
+            tokenizer = AutoTokenizer.from_pretrained(self.folder, local_files_only=True)
+            model = AutoModel.from_pretrained(self.folder, local_files_only=True)
         return tokenizer, model.eval()
 
     def _lengths(self, texts: Sequence[str]) -> NDArray[np.int64]:
