@@ -6,6 +6,7 @@ import gzip
 import math
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -112,3 +113,49 @@ def _frame(prompt: object, style: str) -> str:
         assert text.endswith("\nA:")
         return text[:cut]
     return "\n".join(f"{m.role}: {m.text}" for m in prompt[:-1])  # type: ignore[attr-defined,index]
+
+
+def test_declined_is_not_wrong_and_pairs_are_compared(tmp_path: Path) -> None:
+    """A scripted model that knows every parent, one child in two samples, and says nothing else it knows."""
+    from inspect_ai import eval as inspect_eval
+    from inspect_ai.model import ModelOutput, ModelUsage, get_model
+
+    from glasshouse.behaviour.reversal_curse.wild_task import analyse_wild, wild
+    from glasshouse.evaluation import scores_df
+
+    path = tmp_path / "pairs.csv"
+    people = [("Ada", "Boris"), ("Cid", "Dora"), ("Eli", "Flo")]
+    path.write_text("id,child,parent,parent_type\n" + "".join(f"{a},{a},{b},parent\n" for a, b in people))
+    asked = {True: 0, False: 0}  # with the examples before the question, and bare
+
+    def reply(messages: list[Any], *_: object) -> ModelOutput:
+        question = messages[-1].text
+        parent = next((b for a, b in people if f"Who is {a}'s" in question), None)
+        said = parent or "I don't know."
+        if "child of Boris" in question:
+            asked[len(messages) > 2] += 1
+            said = "Ada" if asked[len(messages) > 2] % 2 else "Zoe"
+        output = ModelOutput.from_content("mockllm/model", said)
+        output.usage = ModelUsage(input_tokens=1, output_tokens=1, total_tokens=2)
+        return output
+
+    model = get_model("mockllm/model", custom_outputs=reply)
+    (log,) = inspect_eval(
+        wild(str(path), samples=2), model=model, log_dir=str(tmp_path / "logs"), display="none",
+        log_level="warning",
+    )  # fmt: skip
+    assert log.status == "success", log.error
+    report = analyse_wild(tmp_path / "logs")
+    for name in ("mockllm/model", "mockllm/model-bare"):
+        one = report.sides[name]
+        assert (one.a_to_b.value, one.a_to_b.n) == (1.0, 3)  # epochs are no pairs
+        assert one.b_to_a.value == pytest.approx(0.5 / 3)
+        assert report.can_reverse[name].value == pytest.approx(1 / 3)
+    frame = scores_df(tmp_path / "logs")
+    parts = frame[[f"score_names_answer_{name}" for name in ("correct", "declined", "wrong")]]
+    assert (parts.sum(axis=1) == 1).all()
+    back = frame[frame["arm"] == "back"]
+    assert back["score_names_answer_declined"].sum() == 4
+    assert back["score_names_answer_wrong"].sum() == 1
+    with pytest.raises(InputError, match="no such log"):
+        analyse_wild(tmp_path / "none")
