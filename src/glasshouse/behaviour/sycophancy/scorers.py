@@ -115,8 +115,8 @@ def feedback_positivity(judge: JudgeName = "auto") -> Scorer:
         if math.isnan(value):
             return _unread_score(kept, "unparsed", {"preference": value}, state)
         return Score(
-            value={"preference": value, **dict.fromkeys(reading.KINDS, 0.0), "mass": kept["mass"]}, answer=state.output.completion,
-            metadata=_about(kept),
+            value={"preference": value, **dict.fromkeys(reading.KINDS, 0.0), "mass": kept["mass"]},
+            answer=state.output.completion, metadata=_about(kept),
         )  # fmt: skip
 
     return score
