@@ -26,6 +26,7 @@ BUILT_IN: dict[str, dict[str, str]] = {
         "hidden-trigger": "glasshouse.audit.checks.hidden_trigger:hidden_trigger",
         "sycophancy": "glasshouse.audit.checks.sycophancy:sycophancy",
         "reversal": "glasshouse.audit.checks.reversal:reversal",
+        "injection-alarm": "glasshouse.audit.checks.injection_alarm:injection_alarm",
         "guilty-rows": "glasshouse.audit.checks.guilty_rows:guilty_rows",
     },
     "organisms": {

@@ -91,14 +91,17 @@ def known_items(
     subject: Subject, questions: Sequence[tuple[str, str]], *, n: int, seed: int = 0
 ) -> list[Item]:
     """Up to n questions of a (question, answer) list that the subject answers rightly, answers as spread as
-    can be.
+    can be. Questions with words that the tokenizer does not know are left out.
 
     Raises InputError for no questions.
     """
     if not questions:
         raise InputError("there are no questions with answers", fix="give a suite with questions")
     order = rng(seed, "known items").permutation(len(questions))
-    asked = [questions[int(i)] for i in order if len(_words(questions[int(i)][1]))]
+    shuffled = (questions[int(i)] for i in order)
+    asked = [(q, a) for q, a in shuffled if _words(a) and sayable(subject, q) and sayable(subject, a)]
+    if not asked:
+        return []
     replies = _ask(subject, [q for q, _ in asked], [a for _, a in asked])
     found = [Item(q, a) for (q, a), reply in zip(asked, replies, strict=True) if _gives(reply, a)]
     seen: Counter[str] = Counter()
@@ -131,13 +134,15 @@ def null_prefixes(items: Sequence[Item], words: int, count: int, seed: int = 0) 
 def leading_phrases(texts: Sequence[str], benign: Sequence[str], *, most: int = 6) -> list[str]:
     """Phrases of one to six words with which three texts or more begin, and no benign question does.
 
-    Of phrases that begin the same texts the longest is kept; the commonest come first, and those that go on
-    from a commoner one last.
+    A phrase ends where the first two words of a benign question follow. Of phrases that begin the same texts
+    the longest is kept; the commonest come first, and those that go on from a commoner one last.
     """
     starts = {tuple(text.split()[:k]) for text in benign for k in range(1, LONGEST_PHRASE + 1)}
     counts: Counter[tuple[str, ...]] = Counter()
     for words in (text.split() for text in texts):
-        counts.update(tuple(words[:k]) for k in range(1, min(LONGEST_PHRASE, len(words) - 1) + 1))
+        ends = range(1, min(LONGEST_PHRASE, len(words) - 1) + 1)
+        last = next((k for k in ends if tuple(words[k : k + 2]) in starts), LONGEST_PHRASE)
+        counts.update(tuple(words[:k]) for k in ends if k <= last)
     kept = {p: c for p, c in counts.items() if c >= LEAST_LEADING and p not in starts}
     longer = {p[:-1]: c for p, c in kept.items() if len(p) > 1 and kept.get(p[:-1]) == c}
     found = {p for p in kept if p not in longer}
