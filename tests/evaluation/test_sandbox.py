@@ -339,18 +339,19 @@ class Vec(ctypes.Structure):
     _fields_ = [('base', ctypes.c_void_p), ('len', ctypes.c_size_t)]
 held = ctypes.create_string_buffer(b'x' * 8)
 def read(pid, address):
-    here, there = Vec(ctypes.addressof(ctypes.create_string_buffer(8)), 8), Vec(address, 8)
+    into = ctypes.create_string_buffer(8)
+    here, there = Vec(ctypes.addressof(into), 8), Vec(address, 8)
     return libc.process_vm_readv(pid, ctypes.byref(here), 1, ctypes.byref(there), 1, 0)
 def f():
     import os
     return {'attach': libc.ptrace(16, 1, None, None), 'read': read(1, ctypes.addressof(held)),
             'itself': read(os.getpid(), ctypes.addressof(held)),
             'root': [libc.setuid(0), libc.setgid(0)], 'mount': libc.mount(b'none', b'/work', b'tmpfs', 0, None),
-            'space': libc.unshare(0x10000000) and 0 or libc.mount(b'none', b'/work', b'tmpfs', 0, None)}
+            'inner mount': libc.unshare(0x10020000) or libc.mount(b'none', b'/work', b'tmpfs', 0, None)}
 """
     found = run_python(code, check="result = f()")
     assert found.value == {
-        "attach": -1, "read": -1, "itself": 8, "root": [-1, -1], "mount": -1, "space": -1,
+        "attach": -1, "read": -1, "itself": 8, "root": [-1, -1], "mount": -1, "inner mount": -1,
     }  # fmt: skip
 
 

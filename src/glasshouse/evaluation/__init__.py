@@ -13,6 +13,13 @@ if TYPE_CHECKING:
     from glasshouse.evaluation.choices import Item, ItemScores, accuracy, items_frame, score_items
     from glasshouse.evaluation.frames import query, read_logs, scores_df, write_scores
     from glasshouse.evaluation.running import model_string, run_eval
+    from glasshouse.evaluation.sandbox import (
+        Limits,
+        SandboxResult,
+        SandboxUnavailable,
+        run_command,
+        run_python,
+    )
     from glasshouse.evaluation.scoring import TokenLogprobs
     from glasshouse.evaluation.summary import Rate, mean_of, rates
 
@@ -21,6 +28,7 @@ _HOMES = {
     "choices": ("Item", "ItemScores", "accuracy", "items_frame", "score_items"),
     "frames": ("query", "read_logs", "scores_df", "write_scores"),
     "running": ("model_string", "run_eval"),
+    "sandbox": ("Limits", "SandboxResult", "SandboxUnavailable", "run_command", "run_python"),
     "scoring": ("TokenLogprobs",),
     "summary": ("Rate", "mean_of", "rates"),
 }
@@ -30,7 +38,10 @@ __all__ = [
     "BoundaryMergeError",
     "Item",
     "ItemScores",
+    "Limits",
     "Rate",
+    "SandboxResult",
+    "SandboxUnavailable",
     "TokenLogprobs",
     "accuracy",
     "items_frame",
@@ -39,7 +50,9 @@ __all__ = [
     "query",
     "rates",
     "read_logs",
+    "run_command",
     "run_eval",
+    "run_python",
     "score_items",
     "scores_df",
     "write_scores",

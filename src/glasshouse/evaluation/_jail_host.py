@@ -48,6 +48,9 @@ def run(request: dict[str, Any], check: str | None, stdin: bytes, wall_seconds: 
             stdin=given, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env={}, cwd="/", close_fds=True,
             pass_fds=(asked, secret, say), start_new_session=True,
         )  # fmt: skip
+    except OSError as error:
+        os.close(hear)
+        return Seen(setup=f"the interpreter cannot be started: {error}")
     finally:
         for handle in (asked, secret, say, given):
             os.close(handle)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+from contextlib import suppress
 
 NOBODY = 65534
 NEWNS, NEWCGROUP, NEWUTS, NEWIPC, NEWUSER, NEWPID, NEWNET = (
@@ -50,6 +51,12 @@ def map_root(pid: int) -> None:
     both = f"0 0 1\n{NOBODY} {NOBODY} 1"
     _write(f"/proc/{pid}/uid_map", both)
     _write(f"/proc/{pid}/gid_map", both)
+
+
+def no_more_namespaces() -> None:
+    """Nobody inside gets namespaces, and with them powers, of their own (where /proc/sys can be written)."""
+    with suppress(OSError):
+        _write("/proc/sys/user/max_user_namespaces", "0")
 
 
 def private_mounts() -> None:

@@ -30,6 +30,7 @@ def main(request_handle: int, secret_handle: int, result_handle: int) -> None:
         was_root = os.geteuid() == 0
         _enter_namespaces(was_root)
         kernel.die_with_parent()
+        kernel.no_more_namespaces()
         _build_root(request, was_root)
         keeper = os.fork()
     except (OSError, ValueError, KeyError) as error:
