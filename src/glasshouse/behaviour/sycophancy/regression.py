@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -12,11 +13,13 @@ from numpy.typing import NDArray
 import glasshouse.behaviour.sycophancy.design as design
 from glasshouse.behaviour.sycophancy.gibbs import Collapsed, Prior, sample
 from glasshouse.behaviour.sycophancy.posterior import Posterior
+from glasshouse.runtime import files
 from glasshouse.runtime.errors import InputError
 from glasshouse.runtime.seeds import rng
 
 GRID = (0.01, 0.03, 0.1, 0.3, 1.0)
 """Scales of the prior that `b="cv"` chooses from."""
+_OPTIONS = ("prior", "b", "heldout", "chains", "draws", "warmup", "seed")
 WORST_RHAT, LEAST_ESS = 1.01, 400
 
 
@@ -83,6 +86,34 @@ class PreferenceRegression:
         )  # fmt: skip
         self._warn()
         return self
+
+    def save(self, folder: Path | str) -> Path:
+        """Write options and posterior into `folder` and return it. Raises InputError before `fit`."""
+        if not hasattr(self, "posterior_"):
+            raise InputError("the regression is not fitted", fix="call fit first")
+        self.posterior_.save(folder)
+        scores = getattr(self, "log_likelihoods_", None)
+        told = None if scores is None else [[b, value] for b, value in scores.items()]
+        options = {name: getattr(self, name) for name in _OPTIONS}
+        files.write_json(Path(folder) / "regression.json", {"options": options, "log_likelihoods": told})
+        return Path(folder)
+
+    @classmethod
+    def load(cls, folder: Path | str) -> PreferenceRegression:
+        """Read what `save` wrote. Raises InputError for a folder that is missing or damaged."""
+        posterior = Posterior.load(folder)
+        try:
+            about = files.read_json(Path(folder) / "regression.json")
+            found = cls(**about["options"])
+            scores = about["log_likelihoods"]
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise InputError(
+                f"it holds no readable regression ({error})", where=str(folder), fix="fit and save again"
+            ) from error
+        found.posterior_, found.b_ = posterior, posterior.b
+        if scores is not None:
+            found.log_likelihoods_ = {b: value for b, value in scores}
+        return found
 
     def _choose(self, x: NDArray[np.float64], y: NDArray[np.int64]) -> float:
         """The b with the best log-likelihood of the mean prediction on a fifth of the rows."""
