@@ -1,4 +1,4 @@
-"""[3b] Multiple choice against lm-eval: 400 items of four options each, log-probability of every option.
+"""[evaluation/3br] Multiple choice against lm-eval: 400 items of four options each, log-probability of every option.
 
 The same saved model, the same texts, fp32, one thread; tokenising is counted on both sides, loading on
 neither. The peer runs `HFLM.loglikelihood`, the call its `multiple_choice` tasks make, at its best of several

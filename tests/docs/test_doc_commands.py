@@ -18,6 +18,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 JOURNEYS = {
     "first steps": ("README.md",),
+    "evaluations": ("docs/evaluation.md",),
     "tutorials": ("docs/tutorials/audit-my-model.md", "docs/tutorials/which-data-did-it.md"),
 }
 BLOCK = re.compile(
