@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from inspect_ai.model import Logprob, Logprobs, ModelCost, TopLogprob, get_model
+from inspect_ai.model import GenerateConfig, Logprob, Logprobs, ModelCost, TopLogprob, get_model
 from inspect_ai.model._model_data.model_data import ModelInfo
 from inspect_ai.model._model_info import clear_model_info_cache, set_model_info
 from mock_judge import MockJudge, contains, questions, shown_text, spoken
@@ -387,6 +387,52 @@ def test_without_log_probabilities_soft_ratings_are_hard_and_say_so(tmp_path):
     absent = MockJudge(lambda p, a: spoken("well", logprobs=logprobs(("well", 0.9))))
     found = absent.annotator(tmp_path / "b", soft=True).rate(["p"], ["t"])
     assert np.isnan(found.value.item())
+
+
+def test_settings_reach_the_model(tmp_path):
+    mock = MockJudge(contains)
+    options = {"temperature": 0.7, "seed": 11, "max_tokens": 33, "max_connections": 3, "batch": True}
+    mock.annotator(tmp_path, **options).rate(["says red"], ["red"])
+    (config,) = mock.configs
+    assert {name: getattr(config, name) for name in options} == options
+    assert config.response_schema.json_schema.required == ["answers"] and config.logprobs is None
+    plain = MockJudge(contains)
+    plain.annotator(tmp_path).rate(["says red"], ["red"])
+    assert (plain.configs[0].temperature, plain.configs[0].seed, plain.configs[0].batch) == (0, 0, None)
+
+
+def test_comparisons_are_cut_at_their_own_length(tmp_path):
+    mock = MockJudge(lambda p, a: '{"answers": ["first"]}')
+    annotator = mock.annotator(tmp_path, compare_tokens=5)
+    found = annotator.compare([Axis("Size", "big", "small")], [Pair("x" * 50, "y")], order="given")
+    assert (
+        found.truncated.tolist() == [True] and "x" * 20 in mock.prompts[0] and "x" * 21 not in mock.prompts[0]
+    )
+
+
+def test_the_weights_of_a_local_folder_are_part_of_the_id(tmp_path):
+    from types import SimpleNamespace
+
+    from glasshouse.annotators.lm.models import fingerprint
+
+    (tmp_path / "m").mkdir()
+    (tmp_path / "m" / "model.safetensors").write_bytes(b"one")
+    model = SimpleNamespace(
+        api=SimpleNamespace(model_name="local"), model_args={"model_path": str(tmp_path / "m")}
+    )
+    first = fingerprint(model)
+    (tmp_path / "m" / "model.safetensors").write_bytes(b"other")
+    assert first and fingerprint(model) != first
+    assert fingerprint(SimpleNamespace(api=SimpleNamespace(model_name="gpt-4o"), model_args={})) == ""
+
+
+def test_a_models_own_settings_are_part_of_the_id(tmp_path):
+    def named(**settings):
+        own = GenerateConfig(**settings)
+        model = get_model("mockllm/model", config=own, custom_outputs=MockJudge(contains))
+        return LMAnnotator(model, folder=tmp_path).id
+
+    assert named() == named(max_connections=3) != named(top_p=0.5) != named(system_message="Be kind.")
 
 
 def test_poor_coverage_warns_and_very_poor_coverage_refuses(tmp_path):

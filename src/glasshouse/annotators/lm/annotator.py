@@ -129,7 +129,7 @@ class LMAnnotator(AnnotatorBase):
             "tokens": [self.rate_tokens, self.compare_tokens],
             "templates": jobs.TEMPLATES,
             "weights": models.fingerprint(model),
-            "model_args": {k: repr(v) for k, v in sorted(self.settings.model_args.items())},
+            "own": models.own_settings(model),
         }
         return f"{model}@{files.sha256_json(decides)[:12]}"
 

@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +27,7 @@ FREE = frozenset(
 WITHOUT_SCHEMA = frozenset({"glasshouse", "hf", "none"})
 """Providers that know no response schema: there it stands in the prompt alone."""
 TOP = 20
+_WITHOUT_EFFECT = {"max_connections", "max_retries", "timeout", "attempt_timeout", "batch", "cache"}
 _KEYS = {
     "openai": "OPENAI_API_KEY",
     "anthropic": "ANTHROPIC_API_KEY",
@@ -79,11 +81,24 @@ def fingerprint(model: Model) -> str:
     subject = getattr(model.api, "subject", None)
     if subject is not None and hasattr(subject, "hash"):
         return str(subject.hash)
-    folder = Path(model.api.model_name)
+    folder = Path(str(model.model_args.get("model_path") or model.api.model_name))
     if not folder.is_dir():
         return ""
-    parts = [(path.name, files.sha256_file(path)) for path in sorted(folder.iterdir()) if path.is_file()]
-    return files.sha256_json(parts)
+    held = [path for path in sorted(folder.iterdir()) if path.is_file()]
+    return _contents(tuple((str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in held))
+
+
+def own_settings(model: Model) -> dict[str, Any]:
+    """What the model was opened with and answers by: its plain arguments and its own configuration."""
+    plain = {k: v for k, v in model.model_args.items() if isinstance(v, str | int | float | bool)}
+    config = model.config.model_dump(mode="json", exclude_none=True, exclude=_WITHOUT_EFFECT)
+    return {"args": plain, "config": config}
+
+
+@cache
+def _contents(held: tuple[tuple[str, int, int], ...]) -> str:
+    """Hash of the files; read once for as long as their sizes and times stay."""
+    return files.sha256_json([(Path(path).name, files.sha256_file(path)) for path, _, _ in held])
 
 
 def price(model: Model, tokens_in: int, tokens_out: int) -> float | None:
