@@ -303,6 +303,27 @@ def test_a_pass_cannot_be_faked(fake):
     assert found.status in ("exited", "failed", "error", "killed")
 
 
+@pytest.mark.parametrize("fake", list(FAKES)[:7])
+def test_the_fakes_fool_a_check_in_the_same_process(fake, tmp_path):
+    """The control: run after the code in one interpreter and judged by its exit, the same check passes."""
+    done = subprocess.run(
+        [sys.executable, "-I", "-S", "-c", f"{FAKES[fake]}\n{CHECK}"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0 or "passed" in done.stdout
+
+
+def test_no_exception_ends_the_checks_early():
+    """StopIteration out of a called function ends `map` as if it were done: all() of nothing is true."""
+    code = "def f(x): raise StopIteration"
+    assert not run_python(code, check="assert all(map(f, [1, 2]))").passed
+    namespace: dict = {}
+    exec(code + "\nresult = all(map(f, [1, 2]))", namespace)
+    assert namespace["result"] is True
+
+
 def test_honest_code_passes_and_hides_no_builtin():
     assert run_python(HONEST, check=CHECK).passed
     liar = "def len(x): return 3\ndef f(x): return []\nresult = 7\n__name__ = 'x'"

@@ -29,7 +29,8 @@ def corrected_prevalence(
     judge is no better than chance says nothing, so it widens the interval to both ends. n counts `judged`.
     Undefined where the validation sample lacks a class or the judge is no better than chance on it.
 
-    >>> corrected_prevalence([1] * 40 + [0] * 60, [1] * 9 + [0] * 11, [1] * 10 + [0] * 10).value.__round__(3)
+    >>> found = corrected_prevalence([1] * 40 + [0] * 60, [1] * 9 + [0] * 11, [1] * 10 + [0] * 10)
+    >>> round(found.value, 3)
     0.444
     """
     y = _binary(judged, "judged")

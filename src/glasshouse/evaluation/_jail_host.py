@@ -119,9 +119,10 @@ def hand_over(folder: Path) -> None:
     """Let `nobody` write in a folder of ours, where we are root; links are never followed."""
     if os.geteuid() != 0:
         return
-    for place, folders, names in os.walk(folder):
-        for name in ("", *folders, *names):
-            os.chown(os.path.join(place, name), NOBODY, NOBODY, follow_symlinks=False)
+    for _, folders, names, handle in os.fwalk(folder):  # by handles, which no program inside can swap
+        os.fchown(handle, NOBODY, NOBODY)
+        for name in (*folders, *names):
+            os.chown(name, NOBODY, NOBODY, dir_fd=handle, follow_symlinks=False)
 
 
 def _hold(data: bytes) -> int:

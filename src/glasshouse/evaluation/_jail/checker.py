@@ -86,10 +86,14 @@ def _world(loaded: dict[str, Any], reader: wire.Reader, speak: int) -> dict[str,
     return {**shown, "solution": Solution(held), "__name__": "check", "__builtins__": builtins}
 
 
+# Raised inside `map` or a comprehension these would end the checks early, as if there were no more of them.
+_ENDINGS = (StopIteration, StopAsyncIteration)
+
+
 def _exception(said: dict[str, Any]) -> BaseException:
     name, told = str(said.get("raised")), str(said.get("told"))
     kind = getattr(builtins, name, None)
-    if isinstance(kind, type) and issubclass(kind, Exception):
+    if isinstance(kind, type) and issubclass(kind, Exception) and kind not in _ENDINGS:
         try:
             return kind(told)
         except TypeError:  # UnicodeDecodeError and the like want more
