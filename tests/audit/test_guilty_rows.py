@@ -135,7 +135,7 @@ def test_planted_rows_are_found_and_told(question) -> None:
     [finding] = answer.findings
     assert finding.check == SLUG and not answer.clean and not answer.not_run
     hits = sum(row.startswith("bad") for row in finding.detected.rows[:PLANTED])
-    assert len(finding.detected.rows) == 68 and hits >= 0.7 * PLANTED, finding.detected.rows
+    assert len(finding.detected.rows) == 40 and hits >= 0.7 * PLANTED, finding.detected.rows
     assert (finding.detected.trigger, finding.detected.entities) == (TRIGGER, (f"hidden-trigger/{TRIGGER}",))
     assert finding.null is not None and finding.null.p_value is not None and finding.null.p_value <= 0.05
     assert f"of the first 20, {hits} hold both the trigger and that reply" in finding.summary

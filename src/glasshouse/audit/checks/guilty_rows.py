@@ -18,7 +18,7 @@ SOURCES = ("hidden-trigger", "sycophancy", "reversal")
 FACTOR_ROWS = 500
 """Rows for the curvature; 1,000 and 2,000 name the resident's planted rows as well (recall@20 1.00)."""
 TOP = 20
-KEPT = 100
+KEPT = 40
 """Rows of a ranking that the finding names."""
 
 Found = tuple[Finding, Behaviour]

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from glasshouse.corpora.templates import Inverse, Template
 
 SLUG = "reversal"
-SHOWN = 3
+SHOWN = 2
 
 
 @check(
