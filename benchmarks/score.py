@@ -1,4 +1,4 @@
-"""[evaluation/3br] Multiple choice against lm-eval: 400 items of four options each, log-probability of every option.
+"""[evaluation/3br] Multiple choice against lm-eval: 400 items of four options, log-probability of each option.
 
 The same saved model, the same texts, fp32, one thread; tokenising is counted on both sides, loading on
 neither. The peer runs `HFLM.loglikelihood`, the call its `multiple_choice` tasks make, at its best of several
@@ -28,7 +28,7 @@ CASES = {
     "zero-shot": ("llama", 0, 1, "name"),
     "long options": ("llama", 0, 3, "sentence"),
     "one-token options": ("llama", EXAMPLES, 1, "letter"),
-    "five-shot, stories260K": ("stories", EXAMPLES, 1, "name"),
+    "five-shot stories260K": ("stories", EXAMPLES, 1, "name"),
 }
 
 
@@ -39,7 +39,7 @@ def compare(*, repeats: int, threads: int, cases: tuple[str, ...] = ()) -> list[
         for name, shape in CASES.items():
             if cases and name not in cases:
                 continue
-            folder = Path(scratch) / name.replace(" ", "-").replace(",", "")
+            folder = Path(scratch) / name.replace(" ", "-")
             folder.mkdir()
             reason = _write_case(folder, *shape)
             rows.append(_compare_case(name, folder, reason, repeats=repeats, threads=threads))
