@@ -1,4 +1,4 @@
-"""[evaluation/3br] Multiple choice against lm-eval: 400 items of four options, log-probability of each option.
+"""[evaluation/3br] Multiple choice against lm-eval: 400 items of four options, every log-probability.
 
 The same saved model, the same texts, fp32, one thread; tokenising is counted on both sides, loading on
 neither. The peer runs `HFLM.loglikelihood`, the call its `multiple_choice` tasks make, at its best of several
@@ -28,7 +28,7 @@ CASES = {
     "zero-shot": ("llama", 0, 1, "name"),
     "long options": ("llama", 0, 3, "sentence"),
     "one-token options": ("llama", EXAMPLES, 1, "letter"),
-    "five-shot stories260K": ("stories", EXAMPLES, 1, "name"),
+    "three-shot stories260K": ("stories", 3, 1, "name"),
 }
 
 
