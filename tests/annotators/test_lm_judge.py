@@ -12,6 +12,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from inspect_ai.model import GenerateConfig, Logprob, Logprobs, ModelCost, TopLogprob, get_model
 from inspect_ai.model._model_data.model_data import ModelInfo
 from inspect_ai.model._model_info import clear_model_info_cache, set_model_info
@@ -551,6 +553,16 @@ def test_a_damaged_store_is_said_and_a_failed_write_loses_nothing(tmp_path, monk
     monkeypatch.setattr(files, "fault_hook", full)
     with pytest.raises(OSError, match="No space"):
         MockJudge(contains).annotator(tmp_path / "good").rate(["says red"], ["red"])
+
+
+@given(st.text(), st.integers(1, 3))
+def test_any_text_is_read_or_unreadable(text, questions):
+    for said in (text, f"ANSWER: {text}", '{"answers": ' + text, json.dumps({"answers": [text] * questions})):
+        try:
+            found = read_choices(said, questions, ("yes", "no"))
+        except Unreadable:
+            continue
+        assert len(found.answers) == questions and set(found.answers) <= {"yes", "no"}
 
 
 def test_reading_needs_the_right_number_of_answers():

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 # ruff: noqa: E501 (an attack is a program in one string)
 import asyncio
+import contextlib
+import json
 import os
 import signal
 import socket
@@ -16,6 +18,8 @@ import threading
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from glasshouse.evaluation import sandbox
 from glasshouse.evaluation._jail import wire
@@ -374,6 +378,31 @@ def f():
     assert found.value == {
         "attach": -1, "read": -1, "itself": 8, "root": [-1, -1], "mount": -1, "inner mount": -1,
     }  # fmt: skip
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(st.sampled_from([*wire._DECODERS, "other"]), inner, max_size=2)
+    ),
+)
+PLAIN = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text() | st.binary(),
+    lambda inner: st.lists(inner) | st.tuples(inner, inner) | st.dictionaries(st.text(), inner),
+    max_leaves=10,
+)
+
+
+@given(JSON)
+def test_any_message_is_decoded_or_refused(form):
+    with contextlib.suppress(wire.Gone):
+        wire.decode(form)
+
+
+@given(PLAIN)
+def test_plain_values_survive_the_wire(value):
+    assert wire.decode(json.loads(json.dumps(wire.encode(value)))) == value
 
 
 def test_messages_that_are_none_are_refused():

@@ -18,6 +18,8 @@ from glasshouse.runtime.text import shorten
 
 Floats = NDArray[np.float64]
 VERSION = 1
+# A run of marks is looked at once, from its start: a text of nothing but marks must not cost its square.
+_END = re.compile(r"(?<![.!?])[.!?]+(?=\s|$)|\n{2,}")
 
 
 class _Text:
@@ -27,7 +29,7 @@ class _Text:
         self.text = text
         self.words = words(text)
         self.lines = [line for line in text.splitlines() if line.strip()]
-        self.sentences = [s for s in re.split(r"[.!?]+(?:\s|$)|\n{2,}", text) if s.strip()]
+        self.sentences = [s for s in _END.split(text) if s.strip()]
 
     def per_word(self, names: frozenset[str]) -> float:
         """Share of words among `names`."""

@@ -8,8 +8,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-_LINE = re.compile(r"^\W*ANSWER\W*?:\s*(?P<said>.+?)\s*$", re.IGNORECASE | re.MULTILINE)
+_LINE = re.compile(r"^[^\w\n]*ANSWER[^\w\n]*?:[ \t]*(?P<said>\S.*)$", re.IGNORECASE | re.MULTILINE)
 _EDGES = " \t\n\r\"'`*.!()[]{}:"
+
+MOST_TRIES = 1000
+"""Opening braces that are looked at: a flood of them is no answer."""
 
 
 class Unreadable(Exception):
@@ -71,8 +74,9 @@ def _canonical(said: str, allowed: Sequence[str]) -> str | None:
 def _object(text: str) -> dict[str, Any] | None:
     """The last JSON object in the text (models think aloud first), or None."""
     decoder = json.JSONDecoder()
-    found, place = None, text.find("{")
-    while place != -1:
+    found, place, tries = None, text.find("{"), 0
+    while place != -1 and tries < MOST_TRIES:
+        tries += 1
         try:
             value, end = decoder.raw_decode(text, place)
         except (ValueError, RecursionError):
