@@ -40,23 +40,15 @@ def bare(code: str, cwd: Path, **env: str) -> str:
     return done.stdout.strip().splitlines()[-1]
 
 
-def descendants() -> list[str]:
-    """Command lines of what this process started and that still runs in a sandbox."""
-    parents, lines = {}, {}
+def left_over() -> list[int]:
+    """Processes of our sandboxes that still run, wherever they hang in the tree."""
+    found = []
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
-            try:
-                parents[int(entry.name)] = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
-                lines[int(entry.name)] = (entry / "cmdline").read_text()
-            except (OSError, IndexError):
-                continue
-
-    def ours(pid: int) -> bool:
-        while pid in parents and pid != os.getpid():
-            pid = parents[pid]
-        return pid == os.getpid()
-
-    return [line for pid, line in lines.items() if "_jail" in line and pid != os.getpid() and ours(pid)]
+            with contextlib.suppress(OSError):
+                if sandbox._jail_host.mark() in (entry / "cmdline").read_text():
+                    found.append(int(entry.name))
+    return found
 
 
 # -- what a run gives ----------------------------------------------------------------------------------------
@@ -233,7 +225,7 @@ def test_processor_time_is_limited():
 def test_sleeping_code_is_ended_by_the_clock():
     found = run_python("import time\ntime.sleep(60)", limits=Limits(wall_seconds=0.7))
     assert found.status == "timeout" and "0.7 seconds" in found.reason
-    assert not descendants()
+    assert not left_over()
 
 
 def test_a_fork_bomb_hits_its_limit_and_leaves_nothing():
@@ -243,7 +235,7 @@ def test_a_fork_bomb_hits_its_limit_and_leaves_nothing():
     )
     found = run_python(bomb, limits=Limits(processes=12))
     assert found.status == "finished" and 3 <= found.value < 12
-    assert not descendants()
+    assert not left_over()
     few = "import os\npid = os.fork()\nif pid == 0: os._exit(3)\nresult = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])"
     assert run_python(few).value == 3
 
@@ -252,7 +244,7 @@ def test_a_bomb_whose_children_fork_on_ends_with_the_clock():
     bomb = "import os\nwhile True:\n    try: os.fork()\n    except OSError: pass"
     found = run_python(bomb, limits=Limits(wall_seconds=1, cpu_seconds=1, processes=8))
     assert found.status in ("timeout", "cpu")
-    assert not descendants()
+    assert not left_over()
 
 
 @pytest.mark.parametrize("ending", ["", "while True: time.sleep(1)", "os._exit(0)"])
@@ -260,7 +252,19 @@ def test_no_child_outlives_its_run(ending):
     code = f"import os, time\nif os.fork() == 0:\n    os.setsid()\n    while True: time.sleep(60)\n{ending}"
     found = run_python(code, limits=Limits(wall_seconds=1))
     assert found.status == {"": "finished", "os._exit(0)": "exited"}.get(ending, "timeout")
-    assert not descendants()
+    assert not left_over()
+
+
+def test_left_over_processes_would_be_seen():
+    """The control of the tests above: while a sandbox runs, its processes are found."""
+    seen: list[int] = []
+    code = "import time\nprint('up', flush=True)\ntime.sleep(1)"
+    thread = threading.Thread(target=lambda: run_python(code))
+    thread.start()
+    while thread.is_alive() and len(seen) < 3:
+        seen = left_over()
+    thread.join()
+    assert len(seen) >= 3 and not left_over()  # launcher, keeper, worker
 
 
 def test_huge_output_is_stopped_and_small_output_kept():
@@ -527,4 +531,4 @@ def test_inspect_finds_the_sandbox_and_links_do_not_lead_out(tmp_path):
         await kind.sample_cleanup("t", None, envs, False)
 
     asyncio.run(sample())
-    assert secret.read_text() == "secret" and not descendants()
+    assert secret.read_text() == "secret" and not left_over()
