@@ -569,6 +569,25 @@ def test_people_compare_in_both_orders_without_knowing(tmp_path):
         human.compare([AXIS], pairs)
 
 
+def test_a_liking_for_a_place_cancels_where_people_see_one_order(tmp_path):
+    def sheet(seed):
+        return HumanAnnotator(tmp_path / f"in{seed}.csv", tmp_path / f"out{seed}.csv", seed=seed)
+
+    pairs = [Pair(f"x{i}", f"y{i}") for i in range(200)]
+    human = sheet(0)
+    with pytest.raises(AnnotatorUnavailable, match="200 rows"):
+        human.compare([AXIS], pairs, order="given")
+    rows = fill(human.csv_out, human.csv_in, lambda r: "first")  # always the first
+    assert abs(human.compare([AXIS], pairs, order="given").one_order().mean()) < 4 / math.sqrt(200)
+    assert 60 < sum(row["first"].startswith("y") for row in rows) < 140
+    fill(human.csv_out, human.csv_in, lambda r: "first" if r["first"].startswith("x") else "second")
+    assert (human.compare([AXIS], pairs, order="given").one_order() == 1).all()
+    other = sheet(1)
+    with pytest.raises(AnnotatorUnavailable):
+        other.compare([AXIS], pairs, order="given")
+    assert other.csv_out.read_text() != human.csv_out.read_text()
+
+
 # -- calibration ---------------------------------------------------------------------------------------------
 
 

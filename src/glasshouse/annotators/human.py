@@ -37,7 +37,8 @@ class HumanAnnotator(AnnotatorBase):
 
     The first `rate` or `compare` writes the sheet and raises AnnotatorUnavailable saying so; once `csv_in`
     exists the same call reads it. Rows are in an order drawn from `seed`, named by opaque codes, and nothing
-    in them says which is which; each order of a pair is a row of its own. `gold` items with known answers,
+    in them says which is which; each order of a pair is a row of its own, and where one order is asked it is
+    drawn (the answer is turned back). `gold` items with known answers,
     (statement or axis, text or Pair, answer), are mixed in; `gold_accuracy_` is the rater's share right.
     Answers are yes, no or a number in [0, 1]; first, second, equal, n/a or unsure. An empty cell is NaN.
     Raises InputError naming the row that is missing, doubled or holds another answer.
@@ -82,12 +83,16 @@ class HumanAnnotator(AnnotatorBase):
         )
 
     async def _compare(self, axes: list[Axis], pairs: list[Pair], order: Order, records: Records) -> Cells:
-        places = (0, 1) if order == "both" else (0,)
+        n, k = len(pairs), len(axes)
+        if order == "both":
+            turned = np.broadcast_to([False, True], (n, k, 2))
+        else:  # one row per pair, its order drawn, so that a liking for a place cancels out
+            turned = rng(self.seed, "order").random((n, k, 1)) < 0.5
         asked = [
-            (str(axis), pair if place == 0 else pair.swapped)
-            for pair in pairs
-            for axis in axes
-            for place in places
+            (str(axis), pair.swapped if swap else pair)
+            for pair, of_pair in zip(pairs, turned, strict=True)
+            for axis, of_axis in zip(axes, of_pair, strict=True)
+            for swap in of_axis
         ]
         known = [(a, item) for a, item, _ in self.gold if isinstance(item, Pair)]
         sheet = [
@@ -99,9 +104,11 @@ class HumanAnnotator(AnnotatorBase):
         self._judge_gold(
             marks[len(asked) :], [_side(g, "gold") for _, i, g in self.gold if isinstance(i, Pair)]
         )
-        mark = np.full((len(pairs), len(axes), 2), Mark.NOT_ASKED, dtype=np.int8)
-        mark[..., : len(places)] = np.array(marks[: len(asked)]).reshape(len(pairs), len(axes), len(places))
-        return Cells(mark)
+        told = np.array(marks[: len(asked)], dtype=np.int8).reshape(turned.shape)
+        if order == "both":
+            return Cells(told)
+        as_given = np.where(turned & (np.abs(told) == 1), -told, told)
+        return Cells(np.concatenate([as_given, np.full_like(told, Mark.NOT_ASKED)], axis=2))
 
     def _answers(self, sheet: list[Row], columns: Sequence[str]) -> list[tuple[str, str]]:
         """(row code, answer) of each row of the sheet in our order; writes the sheet when none came back."""
