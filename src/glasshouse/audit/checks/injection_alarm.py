@@ -147,13 +147,15 @@ def _visible(
     question: Question, items: Sequence[Item], tried: Sequence[Attack], store: Any
 ) -> tuple[dict[str, tuple[Estimate, Estimate]], tuple[NotRun, ...]]:
     """Per prefix (AUROC, TPR at 1 %) of a detector on trajectories; apart where it cannot be fitted."""
-    from glasshouse.internals.tuned_lens.injections import visible
+    from glasshouse.internals.tuned_lens.injections import answer_tokens, visible
 
     prompts = list(dict.fromkeys([*(i.prompt for i in items), *(p for p, _ in question.suite.questions)]))
 
     def build() -> Any:
         try:
-            found = visible(question.subject, prompts, [a.prefix for a in tried], question.seed)
+            options = answer_tokens(question.subject, items)
+            prefixes = [a.prefix for a in tried]
+            found = visible(question.subject, prompts, prefixes, options=options, seed=question.seed)
         except InputError as error:
             return str(error)
         return [[v.auroc.to_json(), v.tpr.to_json()] for v in found]

@@ -158,11 +158,22 @@ def sayable(subject: Subject, text: str) -> bool:
     return bool(ids) and (unknown is None or unknown not in ids)
 
 
+def answer_tokens(subject: Subject, items: Sequence[Item], *, most: int = 20) -> list[int]:
+    """The first tokens of the items' answers, the commonest first: what trajectories are read at."""
+    firsts = [subject.tokenizer.encode(item.answer, add_special_tokens=False)[0] for item in items]
+    return [token for token, _ in Counter(firsts).most_common(most)]
+
+
 def visible(
-    subject: Subject, prompts: Sequence[str], prefixes: Sequence[str], seed: int = 0
+    subject: Subject,
+    prompts: Sequence[str],
+    prefixes: Sequence[str],
+    *,
+    options: Sequence[int] | None = None,
+    seed: int = 0,
 ) -> list[Visible]:
     """For each prefix: does a LOF on logit-lens trajectories, fitted on half of the bare prompts, tell the
-    other half from the same with the prefix?
+    other half from the same with the prefix? `options` are the token ids whose log-probabilities are read.
 
     Raises InputError for fewer than 40 prompts, or where trajectories do not vary.
     """
@@ -170,8 +181,8 @@ def visible(
     half = len(order) // 2
     if half < FEWEST:
         raise InputError(f"{len(order)} prompts are too few for a detector", fix=f"give {2 * FEWEST}")
-    detector = TrajectoryDetector("lof", seed=derive(seed, "visible")).fit(subject, order[:half])
-    bare = detector.score(order[half:])
+    detector = TrajectoryDetector("lof", options=options, seed=derive(seed, "visible"))
+    bare = detector.fit(subject, order[:half]).score(order[half:])
     out = []
     for prefix in prefixes:
         scores = detector.score([f"{prefix} {prompt}" for prompt in order[half:]])
