@@ -24,10 +24,10 @@ GROUPS = {"checks": "check", "organisms": "organism", "executors": "executor", "
 BUILT_IN: dict[str, dict[str, str]] = {
     "checks": {
         "hidden-trigger": "glasshouse.audit.checks.hidden_trigger:hidden_trigger",
+        "guilty-rows": "glasshouse.audit.checks.guilty_rows:guilty_rows",
         "sycophancy": "glasshouse.audit.checks.sycophancy:sycophancy",
         "reversal": "glasshouse.audit.checks.reversal:reversal",
         "injection-alarm": "glasshouse.audit.checks.injection_alarm:injection_alarm",
-        "guilty-rows": "glasshouse.audit.checks.guilty_rows:guilty_rows",
     },
     "organisms": {
         "resident": "glasshouse.organisms.resident:RESIDENT",
