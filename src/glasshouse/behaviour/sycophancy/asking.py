@@ -44,7 +44,9 @@ def ask_with_base(stage: str, scoring: How = "auto") -> Solver:
         model, options = get_model(), _options(state, stage)
         # All arms of an item share one base reply, so that their comparisons are paired.
         key = (str(model), state.metadata["pair_id"], state.epoch)
-        if key not in asked:
+        before = asked.get(key)
+        failed = before is not None and before.done() and (before.cancelled() or before.exception())
+        if before is None or failed:  # a retried sample must not meet the error of its first try
             plain: list[ChatMessage] = [ChatMessageUser(content=state.metadata["base"])]
             asked[key] = asyncio.ensure_future(replies(model, plain, options, scoring))
         found, base = await asyncio.gather(replies(model, state.messages, options, scoring), asked[key])
