@@ -523,7 +523,7 @@ CASES: tuple[Case, ...] = (
     *(_ekfac(strategy) for strategy in STRATEGIES),
     _preferences(), _defection(), _supervised(), _outlier(), _trigger_search(), _comparison(),
     _pushback(), _untold(),
-    _logit_lens(), _tuned_lens(), *(_detector(kind) for kind in detectors.KINDS),
+    _logit_lens(), _tuned_lens(), _detector("lof"), _detector("srm"),
 )  # fmt: skip
 NUMERIC = tuple(case for case in CASES if not case.exact)
 __all__ = ["CASES", "FAMILIES", "NUMERIC", "search_random"]

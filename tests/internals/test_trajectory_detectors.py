@@ -98,6 +98,11 @@ def test_perplexity_and_last_hidden_are_the_models_own(subject):
         assert torch.allclose(normed, out.hidden_states[-1][0, -1], atol=1e-5)
 
 
+def test_a_model_is_opened(shouting):
+    fitted = d.TrajectoryDetector("srm").fit(shouting.model, prompts(30, 5))
+    assert fitted.subject_.hash == shouting.hash
+
+
 def test_default_options_are_what_the_model_says_most(subject):
     rows = prompts(40, 5)
     fitted = d.TrajectoryDetector("lof", top_k=4).fit(subject, rows)

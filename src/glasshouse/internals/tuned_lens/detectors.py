@@ -288,7 +288,12 @@ def _option_rows(subject: Subject, options: Options, n: int) -> torch.Tensor:
     return chosen
 
 
-def _need_activations(subject: Subject) -> Subject:
+def _need_activations(subject: Any) -> Subject:
+    """The subject, opened where a path or a model was given."""
+    if not hasattr(subject, "access"):
+        from glasshouse.subjects import as_subject
+
+        subject = as_subject(subject)
     if "activations" not in subject.access:
         raise AccessError("a trajectory needs activations", where=subject.name, fix="open a local checkpoint")
     return subject
