@@ -435,6 +435,8 @@ def test_a_models_own_settings_are_part_of_the_id(tmp_path):
         return LMAnnotator(model, folder=tmp_path).id
 
     assert named() == named(max_connections=3) != named(top_p=0.5) != named(system_message="Be kind.")
+    elsewhere = get_model("mockllm/model", base_url="http://127.0.0.1:9", custom_outputs=MockJudge(contains))
+    assert LMAnnotator(elsewhere, folder=tmp_path).id != named()
 
 
 def test_poor_coverage_warns_and_very_poor_coverage_refuses(tmp_path):

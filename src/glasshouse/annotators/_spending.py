@@ -110,7 +110,7 @@ class Budget:
             if self.max_usd is not None and usd is None:
                 raise InputError(
                     "the budget is in dollars and the price of this model is unknown",
-                    fix="set it with inspect_ai.model.set_model_cost, or limit calls or tokens",
+                    fix="set it with inspect_ai.model.set_model_info, or limit calls or tokens",
                 )
             price = usd or 0.0
             self._refuse("calls", self.calls + 1, self.max_calls)

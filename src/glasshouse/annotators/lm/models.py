@@ -92,7 +92,7 @@ def own_settings(model: Model) -> dict[str, Any]:
     """What the model was opened with and answers by: its plain arguments and its own configuration."""
     plain = {k: v for k, v in model.model_args.items() if isinstance(v, str | int | float | bool)}
     config = model.config.model_dump(mode="json", exclude_none=True, exclude=_WITHOUT_EFFECT)
-    return {"args": plain, "config": config}
+    return {"args": plain, "config": config, "base_url": str(getattr(model.api, "base_url", None) or "")}
 
 
 @cache
