@@ -199,9 +199,6 @@ def _table(result: PushbackResult) -> TableEvidence:
 
 
 def _next(question: Question, result: PushbackResult, shown: Sequence[tuple[str, Any]]) -> str:
-    from glasshouse.behaviour.pushback import believing
-
     arm, outcome = shown[0]
-    item = result.items[int(result.held(arm, outcome).argmax())]
-    prompt = believing(item.question, item.wrong)
-    return trace_command(question.subject.name, rows_name(question), prompt, item.wrong)
+    *_, asked, said = result.chat(arm, int(result.held(arm, outcome).argmax()))
+    return trace_command(question.subject.name, rows_name(question), asked.text, said.text)
