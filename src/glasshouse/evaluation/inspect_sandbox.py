@@ -127,4 +127,3 @@ def _open_beneath(folder: str, name: str, flags: int) -> int:
             raise PermissionError(f"{name} leads out of the sandbox")
         raise OSError(number, os.strerror(number), name)
     return handle
-
