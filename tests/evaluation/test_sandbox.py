@@ -425,8 +425,8 @@ def test_messages_that_are_none_are_refused():
 
 @pytest.mark.parametrize(
     ("name", "value", "told"),
-    [("_landlock", 3, "Landlock is at version 3, 4 is needed"), ("_landlock", 0, "version 0"),
-     ("_user_namespaces", False, "user namespaces are off")],
+    [("landlock_version", 3, "Landlock is at version 3, 4 is needed"), ("landlock_version", 0, "version 0"),
+     ("user_namespaces", False, "user namespaces are off")],
 )  # fmt: skip
 def test_without_the_kernels_help_code_is_refused(name, value, told, monkeypatch, tmp_path):
     monkeypatch.setattr(sandbox, name, lambda: value)

@@ -21,7 +21,7 @@ from typing import Any, Literal
 
 from glasshouse.evaluation import _jail_host
 from glasshouse.evaluation._jail import wire
-from glasshouse.runtime.doctor import _landlock, _user_namespaces
+from glasshouse.runtime.doctor import landlock_version, user_namespaces
 from glasshouse.runtime.errors import AccessError, InputError
 
 Status = Literal[
@@ -171,10 +171,10 @@ def need_sandbox() -> None:
 @cache
 def _problem() -> str:
     """Why there is no sandbox, or nothing; ends with a trial run, because only that proves it."""
-    version = _landlock()
+    version = landlock_version()
     if version < LEAST_LANDLOCK:
         return f"Landlock is at version {version}, {LEAST_LANDLOCK} is needed"
-    if not _user_namespaces():
+    if not user_namespaces():
         return "user namespaces are off"
     request = {
         "code": "", "name": "trial", "argv": [], "files": {}, "read": [*_libraries(), *LIBRARIES],
@@ -191,7 +191,7 @@ def _run(request: dict[str, Any], check: str | None, stdin: bytes, limits: Limit
     with tempfile.TemporaryDirectory(prefix="glasshouse-") as root:
         told = asdict(limits)
         told["work_kb"] = limits.work_kb + sum(len(held) for held in request["files"].values()) // 1024
-        whole = {**request, "root": root, "limits": told, "abi": _landlock()}
+        whole = {**request, "root": root, "limits": told, "abi": landlock_version()}
         seen = _jail_host.run(whole, check, stdin, limits.wall_seconds, limits.output_kb * 1024)
     if seen.setup:
         raise SandboxUnavailable(seen.setup)

