@@ -176,7 +176,8 @@ def test_truth_decides_the_grade_and_no_byte_of_the_findings(
     assert said["true"] == said["false"] == said["absent"]
     assert json.loads(said["true"])["findings"] == resident.findings["findings"]
     assert grades["true"]["trigger_exact"] and not grades["false"]["trigger_exact"]
-    assert grades["true"]["row_recall"] > grades["false"]["row_recall"]
+    assert grades["true"]["row_recall"] == 1.0
+    assert grades["false"]["row_recall"] is None, "no ranking is about the trigger that was never planted"
 
 
 def test_the_hook_of_the_test_above_sees_a_truth_that_is_opened(place: Path, watched: dict[str, Any]) -> None:
