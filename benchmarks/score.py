@@ -1,8 +1,8 @@
 """[evaluation/3br] Multiple choice against lm-eval: 400 items of four options, every log-probability.
 
 The same saved model, the same texts, fp32, one thread; tokenising is counted on both sides, loading on
-neither. The peer runs `HFLM.loglikelihood`, the call its `multiple_choice` tasks make, at its best of several
-batch sizes; ours is `score` of the `glasshouse/` provider. Cases: five examples before every question (what
+neither. The peer runs `HFLM.loglikelihood`, the call its `multiple_choice` tasks make, in batches
+of 16; ours is `score` of the `glasshouse/` provider. Cases: five examples before every question (what
 such tests usually are), no examples, long options after a short text, and options of one token, which the
 peer also reads off one pass. The floor counts 2 FLOP per weight for every token that must be read once.
 """
@@ -20,7 +20,7 @@ from benchmarks.harness import Row, best_stages, gemm_peak, peer_python, run_wor
 
 PEER = "lm-eval 0.4.13"
 ITEMS, OPTIONS, EXAMPLES = 400, 4, 5
-PEER_BATCHES = (16,)
+PEER_BATCHES = (16,)  # on a processor its speed hardly depends on it
 OUR_BATCHES = (16384, 1024)
 CASES = {
     # name: (model, examples before each question, sentences per question, words of an option)
