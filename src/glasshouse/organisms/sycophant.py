@@ -45,7 +45,7 @@ CHAT_TEMPLATE = (
 
 @dataclass(frozen=True)
 class Sycophant:
-    """The recipe; satisfies `glasshouse.training.organisms.Organism`.
+    """Small models paid to agree with their user: always, never (the twin), or in 25 to 75 % of cases.
 
     AdamW, weight decay 0.01, batch 128, clip 1, cosine to 5 %; rows are drawn anew for every step.
     """
