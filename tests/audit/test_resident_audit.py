@@ -26,6 +26,9 @@ from glasshouse.organisms.resident import organism_folder
 from glasshouse.studies.audit.resident import Config
 from glasshouse.training.organisms import Truth
 
+# The first test pays for both audits, which a busy machine may take minutes for.
+pytestmark = pytest.mark.timeout(1200)
+
 
 @dataclass
 class Audited:
