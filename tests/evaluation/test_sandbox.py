@@ -114,7 +114,7 @@ FILES = {
         "except OSError:\n    result = False"
     ),
     "climb out": (
-        "import os\ntry:\n    os.chdir('../../../../..')\n    result = os.path.exists({secret!r}.lstrip('/'))\n"
+        "import os\ntry:\n    os.chdir('../' * 40)\n    result = os.path.exists({secret!r}.lstrip('/'))\n"
         "except OSError:\n    result = False"
     ),
     "read the parent's files through /proc": (
