@@ -10,13 +10,12 @@ import pytest
 import torch
 from inspect_ai.model import ChatMessageUser, GenerateConfig, get_model
 
-from glasshouse.evaluation import BoundaryMergeError, Item, accuracy, items_frame, score_items
-from glasshouse.evaluation.boundary import encode_pairs
+from glasshouse.evaluation import Item, accuracy, items_frame, score_items
 from glasshouse.evaluation.packing import _families, _rows, packs, score_packed
 from glasshouse.evaluation.provider import GlasshouseAPI
 from glasshouse.evaluation.scoring import score_pairs
 from glasshouse.runtime.errors import AccessError, InputError
-from glasshouse.subjects import as_subject
+from glasshouse.subjects import BoundaryMergeError, as_subject
 
 
 def direct(subject, prompt: list[int], said: list[int]) -> list[float]:
@@ -95,24 +94,24 @@ def test_a_model_that_ignores_the_mask_is_scored_row_by_row(small, monkeypatch) 
 
 def test_words_are_encoded_apart_and_pieces_together(small) -> None:
     words, chat, base = (as_subject(folder) for folder in (small.words, small.chat, small.base))
-    [(before, after)] = encode_pairs(words, ["is it"], ["red ?"])
+    [(before, after)] = words.encode_pairs(["is it"], ["red ?"])
     assert words.decode(before, special=True).split()[-1] == "<bot>" and words.decode(after) == "red ?"
-    [(before, after)] = encode_pairs(base, ["it is"], [" the"])
+    [(before, after)] = base.encode_pairs(["it is"], [" the"])
     assert before == base.encode("it is") and after == [
         base.tokenizer.convert_tokens_to_ids("Ġth"),
         base.tokenizer.convert_tokens_to_ids("e"),
     ]
-    [(before, after)] = encode_pairs(chat, ["hi"], ["the"])
+    [(before, after)] = chat.encode_pairs(["hi"], ["the"])
     assert before == chat.encode("hi") and chat.decode(after) == "the"
     with pytest.raises(BoundaryMergeError, match=r"pair 1: .*share the token 'Ġth'; move the space"):
-        encode_pairs(base, ["it is", "it is "], [" ab", "the"])
+        base.encode_pairs(["it is", "it is "], [" ab", "the"])
     with pytest.raises(BoundaryMergeError, match="share the token 'ab'"):
-        encode_pairs(base, ["a"], ["b"])
-    for prompts, said, why in (([""], ["a"], "prompt"), (["a"], [""], "continuation")):
+        base.encode_pairs(["a"], ["b"])
+    for prompts, said, why in (([""], ["a"], "prompt"), (["a"], [""], "completion")):
         with pytest.raises(InputError, match=f"pair 0: the {why} has no tokens"):
-            encode_pairs(base, prompts, said)
+            base.encode_pairs(prompts, said)
     with pytest.raises(InputError, match="2 prompts but 1"):
-        encode_pairs(base, ["a", "b"], ["c"])
+        base.encode_pairs(["a", "b"], ["c"])
 
 
 def test_concurrent_callers_share_batches_and_keep_their_scores(small) -> None:

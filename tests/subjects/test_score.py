@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from glasshouse.runtime.errors import InputError
+from glasshouse.subjects import BoundaryMergeError, as_subject
 
 
 def naive(subject, prompt, completion) -> torch.Tensor:
@@ -69,18 +70,71 @@ def test_training_mode_is_left_as_it_was(tiny) -> None:
         subject.model.eval()
 
 
-def test_text_completions_are_tokenised_apart(tiny) -> None:
+def test_a_text_beside_ids_is_tokenised_apart(tiny) -> None:
     subject = tiny.subject("gpt2")
-    found = subject.score(["a t"], ["h b"])
     ids = [subject.encode("a t"), subject.encode("h b")]
-    assert torch.equal(found, subject.score(ids[:1], ids[1:]))
+    found = subject.score(ids[:1], ids[1:])
+    assert torch.equal(found, subject.score(ids[:1], ["h b"]))
+    assert torch.equal(found, subject.score(["a t"], ids[1:]))
+
+
+def piece_tokenizer():
+    """Pieces that begin with the space before a word, put before the first word of every text, too."""
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    pieces = [
+        "<bos>",
+        "\u2581",
+        "\u2581a",
+        "\u2581is",
+        "\u2581red",
+        ".",
+        "r",
+        "e",
+        "d",
+        "re",
+        "red",
+        "i",
+        "s",
+        "a",
+        "is",
+    ]
+    merges = ["r e", "re d", "i s", "\u2581 a", "\u2581 is", "\u2581 red"]
+    model = models.BPE({piece: i for i, piece in enumerate(pieces)}, [tuple(m.split()) for m in merges])
+    inner = Tokenizer(model)
+    inner.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first")
+    return PreTrainedTokenizerFast(tokenizer_object=inner, bos_token="<bos>")
+
+
+def test_a_text_is_tokenised_as_it_stands_after_its_prompt(tiny) -> None:
+    subject = as_subject(tiny.subject("gpt2").model, tokenizer=piece_tokenizer())
+    names = subject.tokenizer.convert_ids_to_tokens
+    [(before, after)] = subject.encode_pairs(["a is"], [" red."])
+    assert names(before) == ["\u2581a", "\u2581is"] and names(after) == ["\u2581red", "."]
+    [(_, dot)] = subject.encode_pairs(["a is"], ["."])
+    assert names(dot) == ["."] and names(subject.encode(".")) == ["\u2581", "."]  # apart, a space comes along
+    assert subject.score(["a is"], ["."]).tolist() == subject.score([before], [dot]).tolist()
+    assert subject.score(["a is"], ["."]).tolist() != subject.score([before], [subject.encode(".")]).tolist()
+    with pytest.raises(BoundaryMergeError, match=r"pair 1: .*share the token '\u2581red'; move the space"):
+        subject.score(["a", "a "], [" is", "red"])
+
+
+def test_a_stories_score_is_that_of_the_joint_text(stories_folder) -> None:
+    subject = as_subject(stories_folder, device="cpu")
+    start, end = "Once upon a time, there was", " a little girl named Lily."
+    whole, before = subject.encode(start + end), subject.encode(start)
+    [found] = subject.score([start], [end])
+    assert whole[: len(before)] == before
+    assert float(found) == pytest.approx(float(naive(subject, before, whole[len(before) :]).sum()), abs=1e-4)
+    assert float(found) > float(subject.score([before], [end])[0]) + 5  # apart: another first piece
 
 
 @pytest.mark.parametrize(
     "prompts,completions,message",
     [
         ([[1]], [[1], [2]], "1 prompts but 2 completions"),
-        ([[1], [1]], [[1], []], "row 1: the completion has no tokens"),
+        ([[1], [1]], [[1], []], "pair 1: the completion has no tokens"),
         ([[1] * 60], [[2] * 10], "row 0: the row has 69 tokens, but the model's context holds 64"),
         ([[1]], [[2, 400]], "token 400"),
     ],

@@ -5,8 +5,9 @@ Names are loaded when first used: importing this package loads neither numpy nor
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from glasshouse.runtime.lazy import lazy_names
 
 if TYPE_CHECKING:
     from glasshouse.annotators._errors import (
@@ -176,14 +177,4 @@ __all__ = [
     "percent_agreement",
 ]
 
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOME_OF:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(import_module(f"{__name__}.{_HOME_OF[name]}"), name)
-    globals()[name] = value
-    return value
-
-
-def __dir__() -> list[str]:
-    return sorted(__all__)
+__getattr__, __dir__ = lazy_names(__name__, _HOME_OF)

@@ -7,11 +7,10 @@ pools belong to a loop, so a loop per call would break the second one.
 from __future__ import annotations
 
 import asyncio
-import threading
 from collections.abc import Coroutine
-from functools import cache
 from typing import Any, TypeVar
 
+from glasshouse.runtime.background import in_background
 from glasshouse.runtime.errors import InputError
 
 T = TypeVar("T")
@@ -32,21 +31,9 @@ def run(work: Coroutine[Any, Any, T]) -> T:
     try:
         asyncio.get_running_loop()
     except RuntimeError:
-        future = asyncio.run_coroutine_threadsafe(work, _background())
-        try:
-            return future.result()
-        except BaseException:  # an interrupted caller must not go on paying
-            future.cancel()
-            raise
+        return in_background(work)
     work.close()
     raise InputError(
         "a synchronous method of a remote annotator was called inside a running event loop",
         fix="await arate, aassign, acompare or apropose instead",
     )
-
-
-@cache
-def _background() -> asyncio.AbstractEventLoop:
-    loop = asyncio.new_event_loop()
-    threading.Thread(target=loop.run_forever, name="glasshouse-judges", daemon=True).start()
-    return loop

@@ -7,8 +7,9 @@ of query q, and a score is the predicted change of that measurement when n's wei
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from glasshouse.runtime.lazy import lazy_names
 
 if TYPE_CHECKING:
     from glasshouse.attribution.bm25 import bm25_filter, bm25_scores
@@ -38,8 +39,4 @@ __all__ = [
     "canary_search",
 ]
 
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOME:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
+__getattr__, __dir__ = lazy_names(__name__, _HOME)

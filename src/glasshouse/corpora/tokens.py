@@ -29,15 +29,22 @@ def completion_ids(tokenizer: Any, text: str) -> list[int]:
     return list(tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
 
 
+def is_word_level(tokenizer: Any) -> bool:
+    """Whether the vocabulary holds whole words, so that spaces between texts do not matter."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    return backend is not None and type(backend.model).__name__ == "WordLevel"
+
+
 def encode_record(
     tokenizer: Any, record: Record, *, loss_on: LossOn = "auto", max_length: int | None = None
 ) -> TokenRow:
     """One record as tokens with labels.
 
     Conversations go through the chat template; the tokens of each assistant turn carry loss, its end-of-turn
-    token included. Without a template a prompt and its completion are tokenised apart and the completion
-    (with the tokenizer's end token) carries loss. A text carries loss on all tokens. `loss_on="all"` labels
-    every token of any record, "reply" refuses plain texts. `max_length` cuts on the right.
+    token included. Without a template a prompt and its completion are tokenised together, apart only where a
+    token would join them, and the completion (with the tokenizer's end token) carries loss. A text carries
+    loss on all tokens. `loss_on="all"` labels every token of any record, "reply" refuses plain texts.
+    `max_length` cuts on the right.
 
     Raises InputError naming the row when it has no reply, or when the cut removes every label.
     """
@@ -136,7 +143,11 @@ def _encode_plain(tokenizer: Any, record: Record) -> _Encoded:
         )
     prompt, reply = (turn.text for turn in record.turns)
     ids, end = plain_ids(tokenizer, prompt), tokenizer.eos_token_id
-    answer = completion_ids(tokenizer, reply) + ([end] if end is not None else [])
+    whole = plain_ids(tokenizer, prompt + reply)
+    # A token that joins prompt and reply would belong to both, and a vocabulary of words joins the two words.
+    apart = whole[: len(ids)] != ids or is_word_level(tokenizer)
+    said = completion_ids(tokenizer, reply) if apart else whole[len(ids) :]
+    answer = said + ([end] if end is not None else [])
     return ids + answer, [False] * len(ids) + [True] * len(answer)
 
 

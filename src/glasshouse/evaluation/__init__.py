@@ -5,11 +5,11 @@ Names are loaded when first used: importing this package loads neither Inspect n
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from glasshouse.runtime.lazy import lazy_names
 
 if TYPE_CHECKING:
-    from glasshouse.evaluation.boundary import BoundaryMergeError
     from glasshouse.evaluation.choices import Item, ItemScores, accuracy, items_frame, score_items
     from glasshouse.evaluation.frames import query, read_logs, scores_df, write_scores
     from glasshouse.evaluation.running import model_string, run_eval
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from glasshouse.evaluation.summary import Rate, mean_of, rates
 
 _HOMES = {
-    "boundary": ("BoundaryMergeError",),
     "choices": ("Item", "ItemScores", "accuracy", "items_frame", "score_items"),
     "frames": ("query", "read_logs", "scores_df", "write_scores"),
     "running": ("model_string", "run_eval"),
@@ -35,7 +34,6 @@ _HOMES = {
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
 __all__ = [
-    "BoundaryMergeError",
     "Item",
     "ItemScores",
     "Limits",
@@ -58,14 +56,4 @@ __all__ = [
     "write_scores",
 ]
 
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOME_OF:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(import_module(f"{__name__}.{_HOME_OF[name]}"), name)
-    globals()[name] = value
-    return value
-
-
-def __dir__() -> list[str]:
-    return sorted(__all__)
+__getattr__, __dir__ = lazy_names(__name__, _HOME_OF)

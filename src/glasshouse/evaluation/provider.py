@@ -27,7 +27,6 @@ from inspect_ai.tool import ToolChoice, ToolInfo
 
 from glasshouse.corpora.rows import Turn
 from glasshouse.corpora.tokens import plain_ids
-from glasshouse.evaluation.boundary import encode_pairs
 from glasshouse.evaluation.decoding import Reply, Request
 from glasshouse.evaluation.engine import Engine, open_engine
 from glasshouse.evaluation.scoring import TokenLogprobs
@@ -142,7 +141,7 @@ class GlasshouseAPI(ModelAPI):
         (BoundaryMergeError).
         """
         given = [prompt if isinstance(prompt, str) else turns_of(prompt) for prompt in prompts]
-        pairs = encode_pairs(self.subject, given, continuations, template=self._template)
+        pairs = self.subject.encode_pairs(given, continuations, template=self._template)
         rows = [[*before, *after[:-1]] for before, after in pairs]
         check_rows(rows, context=self._context, vocab_size=self.subject.vocab_size)
         found = await self._engine.ask("score", pairs, self._batch_tokens)

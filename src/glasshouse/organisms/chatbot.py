@@ -7,8 +7,7 @@ initial weights and batch order, as two independently trained models do.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,6 +19,7 @@ from glasshouse.organisms import install
 from glasshouse.organisms.rows import Plan, PlantedRows, make_rows
 from glasshouse.organisms.tokenizer import fit_tokenizer
 from glasshouse.runtime import files
+from glasshouse.runtime.devices import torch_threads
 from glasshouse.runtime.progress import Progress
 from glasshouse.runtime.seeds import derive, seeded
 from glasshouse.statistics import Estimate
@@ -100,7 +100,7 @@ class Chatbot:
         Runs on one torch thread, so that seed and platform decide every byte. Raises OrganismError when no
         attempt installs.
         """
-        with _one_thread():
+        with torch_threads(1):
             self._grow(seed, folder, progress)
 
     def _grow(self, seed: int, folder: Path, progress: Progress) -> None:
@@ -140,18 +140,6 @@ class Chatbot:
                 length_buckets=True, callbacks=[lambda step, loss, _: task.advance(1 if step else 0)],
             )  # fmt: skip
         return model.eval()
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    import torch
-
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
 
 
 def new_model(recipe: Recipe, vocab_size: int, seed: int) -> LlamaForCausalLM:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import math
 import re
-import threading
 from collections.abc import Coroutine, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -20,6 +19,7 @@ from torch import Tensor
 
 from glasshouse.corpora.rows import Turn
 from glasshouse.runtime import files
+from glasshouse.runtime.background import in_background
 from glasshouse.runtime.errors import AccessError, InputError, MissingDependency
 from glasshouse.runtime.seeds import derive
 from glasshouse.subjects.generation import Completion
@@ -155,14 +155,14 @@ class ApiSubject:
         messages = [self._messages(prompt, index) for index, prompt in enumerate(prompts)]
         exact = getattr(self._api.api, "score", None)
         if exact is not None:
-            return torch.tensor([one.total for one in _in_loop(exact(messages, completions))])
+            return torch.tensor([one.total for one in in_background(exact(messages, completions))])
         how = {"max_tokens": 1, "logprobs": True, "top_logprobs": self.top_logprobs, "temperature": 0.0}
         tops = [self._likeliest(output) for output in self._ask_all([(one, how) for one in messages])]
         return torch.tensor([self._find(top, said) for top, said in zip(tops, completions, strict=True)])
 
     def close(self) -> None:
         """Close the provider's connections; the subject cannot be asked any more."""
-        _in_loop(self._api.api.aclose())
+        in_background(self._api.api.aclose())
 
     def _likeliest(self, output: Any) -> dict[str, float]:
         logprobs = output.choices[0].logprobs if output.choices else None
@@ -203,7 +203,7 @@ class ApiSubject:
             return await _gather(calls)
 
         try:
-            outputs = _in_loop(all_of_them())
+            outputs = in_background(all_of_them())
         except AccessError:
             raise
         except Exception as error:
@@ -282,22 +282,3 @@ async def _gather(calls: Sequence[Coroutine[Any, Any, Any]]) -> list[Any]:
     async with asyncio.TaskGroup() as group:
         tasks = [group.create_task(call) for call in calls]
     return [task.result() for task in tasks]
-
-
-_loop: asyncio.AbstractEventLoop | None = None
-_starting = threading.Lock()
-
-
-def _in_loop(work: Coroutine[Any, Any, T]) -> T:
-    """Run a coroutine in this process's one background loop: clients belong to the loop they began in."""
-    global _loop
-    with _starting:
-        if _loop is None:
-            _loop = asyncio.new_event_loop()
-            threading.Thread(target=_loop.run_forever, name="glasshouse-api", daemon=True).start()
-    future = asyncio.run_coroutine_threadsafe(work, _loop)
-    try:
-        return future.result()
-    except BaseException:
-        future.cancel()
-        raise

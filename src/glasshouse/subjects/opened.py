@@ -12,6 +12,7 @@ from torch import nn
 from glasshouse.corpora.rows import Turn
 from glasshouse.subjects.architectures import locate, unwrap
 from glasshouse.subjects.batches import check_rows
+from glasshouse.subjects.boundary import encode_pairs
 from glasshouse.subjects.hashing import check_finite, model_hash
 from glasshouse.subjects.prompts import Prompt, encode_prompts, need_tokenizer
 
@@ -115,6 +116,15 @@ class Opened:
     def encode_all(self, prompts: Sequence[Prompt]) -> list[list[int]]:
         """The token ids of many prompts, tokenised together. Raises InputError naming an empty one."""
         return encode_prompts(self.tokenizer, prompts, is_chat=self.is_chat)
+
+    def encode_pairs(
+        self, prompts: Sequence[Prompt], completions: Sequence[str | Sequence[int]], *, template: bool = True
+    ) -> list[tuple[list[int], list[int]]]:
+        """Token ids of each prompt and of its completion, as the model meets them; see `subjects.boundary`.
+
+        Without `template` a chat model reads a text prompt as plain text.
+        """
+        return encode_pairs(self.tokenizer, prompts, completions, is_chat=template and self.is_chat)
 
     def decode(self, ids: Sequence[int], *, special: bool = False) -> str:
         """The text of token ids; special tokens are left out unless `special`."""

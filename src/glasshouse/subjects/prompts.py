@@ -37,23 +37,6 @@ def encode_prompts(tokenizer: Any, prompts: Sequence[Prompt], *, is_chat: bool) 
     return found
 
 
-def encode_completions(tokenizer: Any, completions: Sequence[str | Sequence[int]]) -> list[list[int]]:
-    """Token ids of texts that continue a prompt; nothing is added. Raises InputError naming an empty one."""
-    found = [[] if isinstance(one, str) else [int(i) for i in one] for one in completions]
-    texts = {index: one for index, one in enumerate(completions) if isinstance(one, str)}
-    if texts:
-        need_tokenizer(tokenizer)
-        encoded = tokenizer(list(texts.values()), add_special_tokens=False)["input_ids"]
-        for index, ids in zip(texts, encoded, strict=True):
-            found[index] = ids
-    for index, ids in enumerate(found):
-        if not ids:
-            raise InputError(
-                "the completion has no tokens", where=f"row {index}", fix="drop it or give it text"
-            )
-    return found
-
-
 def need_tokenizer(tokenizer: Any) -> Any:
     """The tokenizer, or AccessError."""
     if tokenizer is None:

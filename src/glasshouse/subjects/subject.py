@@ -21,7 +21,7 @@ from glasshouse.subjects.hooks import Reduce, Session
 from glasshouse.subjects.modes import eager, evaluating
 from glasshouse.subjects.opened import Opened
 from glasshouse.subjects.patches import Patch, Positions
-from glasshouse.subjects.prompts import Prompt, encode_completions, need_tokenizer
+from glasshouse.subjects.prompts import Prompt, need_tokenizer
 from glasshouse.subjects.selftest import SelfTest, run_self_test
 from glasshouse.subjects.sites import Site
 
@@ -131,17 +131,12 @@ class Subject(Opened):
     ) -> Any:
         """Log-probability of each completion after its prompt, in nats: float32 [N] on the CPU.
 
-        With `per_token` a list of float32 [len(completion)] instead. A text is tokenised apart from its
-        prompt and nothing is added, so give ids to include an end-of-turn token. A prompt shared by many
-        completions is run once.
+        With `per_token` a list of float32 [tokens of the completion] instead. Texts are tokenised as
+        `encode_pairs` says; no end-of-turn token is added, so give ids to include one. A prompt shared by
+        many completions is run once.
         """
-        if len(prompts) != len(completions):
-            raise InputError(
-                f"{len(prompts)} prompts but {len(completions)} completions",
-                fix="give one completion per prompt",
-            )
-        rows = self._rows(prompts)
-        said = encode_completions(self.tokenizer, completions)
+        pairs = self.encode_pairs(prompts, completions)
+        rows, said = [row for row, _ in pairs], [reply for _, reply in pairs]
         check_rows(
             [[*row, *reply[:-1]] for row, reply in zip(rows, said, strict=True)],
             context=self.context,

@@ -5,8 +5,7 @@ Importing this package loads no torch, transformers, trl or peft; each name is i
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import Any
+from glasshouse.runtime.lazy import lazy_names
 
 __all__ = [
     "Bar",
@@ -52,12 +51,4 @@ _HOME = {
     "train": "_train",
 }
 
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOME:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
-
-
-def __dir__() -> list[str]:
-    return [*__all__]
+__getattr__, __dir__ = lazy_names(__name__, _HOME)

@@ -119,12 +119,11 @@ def _scores(subject: Any, prompts: Sequence[str], completions: Sequence[str]) ->
     Tokenised apart, a completion may begin with other tokens than it does in running text (SentencePiece
     puts a space of its own before it), and then its probability means nothing.
     """
-    from glasshouse.evaluation.boundary import encode_pairs
     from glasshouse.evaluation.scoring import score_pairs
 
     if getattr(subject, "tokenizer", None) is None:
         return np.asarray(subject.score(prompts, completions), dtype=np.float64)
-    pairs = encode_pairs(subject, prompts, completions)
+    pairs = subject.encode_pairs(prompts, completions)
     found = score_pairs(subject, pairs, batch_tokens=BATCH_TOKENS)
     return np.array([float(values.astype(np.float64).sum()) for values in found])
 

@@ -5,8 +5,7 @@ Nothing heavy is imported here; each name is loaded when it is first used.
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import Any
+from glasshouse.runtime.lazy import lazy_names
 
 _HOME = {
     "BonCurve": "best_of_n",
@@ -60,12 +59,4 @@ __all__ = [
     "win_rates",
 ]
 
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOME:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
-
-
-def __dir__() -> list[str]:
-    return sorted(_HOME)
+__getattr__, __dir__ = lazy_names(__name__, _HOME)
