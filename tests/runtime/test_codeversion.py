@@ -20,7 +20,8 @@ PACKAGE = {
     "middle.py": (
         "from typing import TYPE_CHECKING\n\nfrom toyhouse.progress import bar\n\n"
         "if TYPE_CHECKING:\n    from toyhouse.types import Kind\n\n\n"
-        "def half(x):\n    from .deep import scale\n    from toyhouse.lazy import offered\n\n"
+        "def half(x):\n    from .deep import scale\n    from toyhouse.lazy import offered\n"
+        "    from toyhouse.named import wanted\n\n"
         "    bar()\n    return scale(x) / 2 + offered\n"
     ),
     "deep.py": (
@@ -37,6 +38,12 @@ PACKAGE = {
         "    return getattr(importlib.import_module(_WHERE[name]), name)\n"
     ),
     "lazy/hidden.py": "offered = 0\n",
+    "named/__init__.py": (
+        "from toyhouse.tools import lazily\n\n_HOMES = {'near': ('wanted', 'also'), 'far': ('other',)}\n"
+        "__getattr__, __dir__ = lazily(__name__, _HOMES)\n"
+    ),
+    "named/near.py": "wanted = also = 0\n",
+    "named/far.py": "other = 0\n",
     "cli/__init__.py": "",
     "loop.py": "from toyhouse import loop2\n",
     "loop2.py": "from toyhouse import loop\n",
@@ -71,6 +78,7 @@ def edit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Edit]:
         ("deep.py", "FACTOR = 3", "FACTOR = 4"),
         ("deep.py", "FACTOR * x", "x * FACTOR"),
         ("lazy/hidden.py", "0", "1"),
+        ("named/near.py", "0", "1"),
         ("tools/__init__.py", "", "x = 1"),
     ],
 )
@@ -91,6 +99,7 @@ def test_it_moves_with_code_that_is_imported(edit: Edit, name: str, old: str, ne
         ("progress.py", "pass", "print(1)"),
         ("types.py", "int", "str"),
         ("middle.py", "import Kind", "import Kind as K"),
+        ("named/far.py", "0", "1"),  # what the package would load for another name
         ("unrelated.py", "1", "2"),
         ("cli/__init__.py", "", "x = 1"),
     ],

@@ -30,6 +30,8 @@ class _Code:
     digest: str
     imports: frozenset[tuple[str, tuple[str, ...]]]
     lazy_names: frozenset[str]
+    home_of: frozenset[tuple[str, str]]
+    """Pairs (name, module) of the package's dictionaries of lazy names, in either direction of writing."""
 
 
 def code_version(obj: ModuleType | Callable[..., Any] | str) -> str:
@@ -97,17 +99,22 @@ def _targets(code: _Code, start: str) -> Iterator[str]:
         for name in names:
             submodule = f"{source}.{name}"
             if _module_path(submodule) is None:
-                yield from (module for module in _lazy_modules(source) if _counts(module, start))
+                yield from (module for module in _lazy_modules(source, name) if _counts(module, start))
             elif _counts(submodule, start):
                 yield submodule
 
 
-def _lazy_modules(package: str) -> Iterator[str]:
-    """Modules that a package with a module-level `__getattr__` names in strings: it may load any of them."""
+def _lazy_modules(package: str, wanted: str) -> Iterator[str]:
+    """Modules a package with a module-level `__getattr__` may load for a name.
+
+    Those its dictionaries give for the name, or, where they do not tell, any that it names in strings.
+    """
     path = _module_path(package)
     if path is None or path.name != "__init__.py":
         return
-    for name in _read(path, package).lazy_names:
+    code = _read(path, package)
+    homes = {home for name, home in code.home_of if name == wanted}
+    for name in homes or code.lazy_names:
         for candidate in (name, f"{package}.{name.lstrip('.')}"):
             if candidate.startswith(f"{package}.") and _module_path(candidate) is not None:
                 yield candidate
@@ -156,9 +163,38 @@ def _parse(source: str, module: str, *, is_package: bool) -> _Code:
     digest = hashlib.sha256(ast.dump(tree, annotate_fields=False).encode("utf-8", "replace")).hexdigest()
     package = module if is_package else module.rpartition(".")[0]
     nodes = list(ast.walk(tree))
-    lazy = any(isinstance(node, ast.FunctionDef) and node.name == "__getattr__" for node in tree.body)
+    lazy = any(_defines_getattr(node) for node in tree.body)
     names = {node.value for node in nodes if isinstance(node, ast.Constant) and isinstance(node.value, str)}
-    return _Code(digest, frozenset(_imports(nodes, package)), frozenset(names if lazy else ()))
+    homes = {pair for node in nodes if isinstance(node, ast.Dict) for pair in _home_pairs(node)}
+    return _Code(
+        digest,
+        frozenset(_imports(nodes, package)),
+        frozenset(names if lazy else ()),
+        frozenset(homes if lazy else ()),
+    )
+
+
+def _defines_getattr(node: ast.stmt) -> bool:
+    if isinstance(node, ast.Assign):  # __getattr__, __dir__ = lazy_names(...)
+        return any(
+            isinstance(name, ast.Name) and name.id == "__getattr__"
+            for target in node.targets
+            for name in ast.walk(target)
+        )
+    return isinstance(node, ast.FunctionDef) and node.name == "__getattr__"
+
+
+def _home_pairs(node: ast.Dict) -> Iterator[tuple[str, str]]:
+    """(name, module) of `{name: module}` and of `{module: (name, ...)}`."""
+    for key, value in zip(node.keys, node.values, strict=True):
+        if not isinstance(key, ast.Constant) or not isinstance(key.value, str):
+            continue
+        if isinstance(value, ast.Constant) and isinstance(value.value, str):
+            yield key.value, value.value
+        elif isinstance(value, ast.Tuple | ast.List):
+            for one in value.elts:
+                if isinstance(one, ast.Constant) and isinstance(one.value, str):
+                    yield one.value, key.value
 
 
 def _imports(nodes: list[ast.AST], package: str) -> Iterator[tuple[str, tuple[str, ...]]]:
