@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from glasshouse.audit.budget import calls_to_elicit, metered
 from glasshouse.audit.grade import grade
 from glasshouse.audit.inputs import (
     Inputs,
@@ -37,6 +38,7 @@ from glasshouse.runtime.runs import Run
 if TYPE_CHECKING:
     from glasshouse.corpora.records import Records
     from glasshouse.corpora.suites import Suite
+    from glasshouse.runtime.executors import Executor
 
 DEFAULT_OUT = "glasshouse-report"
 DEFAULT_RUNS = "glasshouse-runs"
@@ -53,6 +55,8 @@ class AuditResult:
     graded: Mapping[str, Any] | None = None
     resumed: bool = field(default=False, compare=False)
     """Whether the answers were stored by an earlier, finished run of the same audit."""
+    elicits: int = 0
+    """Of a dry run: calls in which a model behind an API would first be asked what to ask."""
 
 
 def audit(
@@ -69,11 +73,15 @@ def audit(
     device: str = "auto",
     dtype: str = "auto",
     runs: str | Path = DEFAULT_RUNS,
+    max_calls: float | None = None,
+    executor: str | Executor = "local",
 ) -> AuditResult:
     """Audit `subject` (a folder, a model, `organism://NAME`; default: the embedded organism with its rows).
 
     Writes `findings.json` and `report.html` into `out`; for an organism also `graded.json`. `exit_code` is 1
-    when a finding (a new one, where `baseline` is given) is at least as severe as `fail_on`, else 0.
+    when a finding (a new or worse one, where `baseline` is given) is at least as severe as `fail_on`, else 0.
+    `max_calls` bounds what a model behind an API is asked, and must be given (`math.inf` for as many as it
+    takes) where nothing says what to ask it. `executor` is where checks run what comes in shards.
     Raises GlasshouseError, before anything is written, when an input cannot be used or the model is misread.
     """
     limit = read_severity(fail_on)
@@ -94,11 +102,12 @@ def audit(
     )
     if dry_run:
         question = _question(inputs, inputs.suite(elicit=False))
-        return AuditResult(tuple(plan(checks, question, with_cost=True)))
+        return AuditResult(tuple(plan(checks, question, with_cost=True)), elicits=calls_to_elicit(inputs))
+    inputs = metered(inputs, max_calls)
     started = time.monotonic()
     with torch_threads(inputs.threads), Run.open(root, "audit", inputs.spec(checks)) as run:
         stored = run.finished
-        planned, answers, sources = _ask(run, inputs, checks)
+        planned, answers, sources = _ask(run, inputs, checks, executor)
         run.finish()
     findings = _findings(inputs, planned, answers, sources)
     if earlier is not None:
@@ -113,7 +122,7 @@ def audit(
 
 
 def _ask(
-    run: Run, inputs: Inputs, checks: Sequence[Check]
+    run: Run, inputs: Inputs, checks: Sequence[Check], executor: str | Executor
 ) -> tuple[list[Planned], list[Answer], dict[str, str]]:
     """The self-test, then every check that can be asked, in order; each answer is journalled.
 
@@ -121,8 +130,13 @@ def _ask(
     """
     with Progress() as progress:
         suite = unpack_suite(run.step("suite", lambda: pack_suite(inputs.suite(elicit=True))))
-        question = _question(inputs, suite, step=run.step, folder=run.folder, report=progress.say)
-        planned = plan(checks, question)
+        question = _question(
+            inputs, suite, step=run.step, folder=run.folder, report=progress.say, executor=executor
+        )
+        planned = plan(checks, question, with_cost=not _opened(inputs))
+        for entry in planned:
+            if entry.cost:  # a model behind an API: say what is asked of it before it is
+                progress.say(f"{entry.check.slug}: {entry.cost}")
         answers = [self_test_answer(question)] if _opened(inputs) else []
         runnable = [entry.check for entry in planned if entry.runs]
         with progress.task("asking", total=len(runnable)) as task:
@@ -205,13 +219,14 @@ def _question(
     step: Callable[[str, Callable[[], Any]], Any] | None = None,
     folder: Callable[[str], Path] | None = None,
     report: Callable[[str], None] | None = None,
+    executor: str | Executor = "local",
 ) -> Question:
     from glasshouse.runtime.cache import Cache
     from glasshouse.runtime.executors import get_executor
 
     return Question(
         subject=inputs.subject, suite=suite, rows=inputs.rows, reference=inputs.reference,
-        seed=inputs.seed, cache=Cache(), executor=get_executor("local"),
+        seed=inputs.seed, cache=Cache(), executor=get_executor(executor),
         step=step or _nothing_runs, folder=folder or _nothing_runs, report=report or (lambda text: None),
     )  # fmt: skip
 

@@ -19,7 +19,8 @@ from glasshouse import __version__
 from glasshouse.runtime.errors import EXIT_CODE, GlasshouseError
 
 COMMAND_GROUPS = (
-    "audit", "report", "trace", "lens", "eval", "grow", "study", "ledger", "listing", "doctor", "cache",
+    "audit", "report", "findings", "trace", "lens", "eval", "grow", "study", "ledger", "listing",
+    "doctor", "cache",
 )  # fmt: skip
 
 MACHINE_REFUSES = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM})

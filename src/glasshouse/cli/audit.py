@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import math
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 if TYPE_CHECKING:
     from glasshouse.audit.run import AuditResult
+    from glasshouse.evidence.findings import Baseline
 
 SUBJECT = typer.Argument(
     metavar="[SUBJECT]",
@@ -41,7 +43,8 @@ def audit(
         str, typer.Option(metavar="SEVERITY", help="Exit 1 from: note, low, medium, high or critical.")
     ] = "low",
     baseline: Annotated[
-        str | None, typer.Option(metavar="FILE", help="An earlier findings.json: only new findings exit 1.")
+        str | None,
+        typer.Option(metavar="FILE", help="An earlier findings.json: only new or worse findings exit 1."),
     ] = None,
     dry_run: Annotated[
         bool,
@@ -50,6 +53,15 @@ def audit(
     seed: Annotated[int, typer.Option(help="Seed of every random choice.")] = 0,
     device: Annotated[str, typer.Option(help="cpu, cuda, or auto.")] = "auto",
     dtype: Annotated[str, typer.Option(help="fp32, bf16, fp16, or auto.")] = "auto",
+    executor: Annotated[
+        str, typer.Option(metavar="NAME", help="local, processes:N, or one that is plugged in.")
+    ] = "local",
+    max_calls: Annotated[
+        int | None, typer.Option(min=1, metavar="N", help="Most calls that a model behind an API may cost.")
+    ] = None,
+    yes: Annotated[
+        bool, typer.Option("--yes", help="Ask a model behind an API as often as it takes.")
+    ] = False,
     schema: Annotated[bool, typer.Option("--schema", help="Print the JSON Schema of findings.json.")] = False,
 ) -> int:
     """Ask a model every question its access allows; write report.html and findings.json.
@@ -60,6 +72,7 @@ def audit(
       glasshouse audit ./model --train-data rows.jsonl --out report
       glasshouse audit ./model --reference ./base --fail-on high
       glasshouse audit ./model --baseline last/findings.json
+      glasshouse audit inspect:openai/gpt-4o --suite suite.json --max-calls 3000
 
     An audit that was interrupted resumes when the same command is given again.
     Exit codes: 0 nothing at or above the severity, 1 findings, 2 could not run.
@@ -70,7 +83,8 @@ def audit(
 
     result = run_audit(
         subject, train_data=train_data, reference=reference, suite=suite, out=out, fail_on=fail_on,
-        baseline=baseline, dry_run=dry_run, seed=seed, device=device, dtype=dtype,
+        baseline=baseline, dry_run=dry_run, seed=seed, device=device, dtype=dtype, executor=executor,
+        max_calls=math.inf if yes and max_calls is None else max_calls,
     )  # fmt: skip
     say_plan(result) if dry_run else say_result(result)
     return result.exit_code
@@ -78,6 +92,8 @@ def audit(
 
 def say_plan(result: AuditResult) -> None:
     """What would run, at what cost, and what would not."""
+    if result.elicits:
+        print(f"first      {result.elicits} calls that ask the model what to ask; none with a --suite")
     for entry in result.plan:
         state = "would run" if entry.runs else "not run  "
         print(f"{state}  {entry.check.slug:<18} {entry.check.title}")
@@ -99,12 +115,22 @@ def say_result(result: AuditResult) -> None:
     lines += [f"  {f.severity.upper():<9} {f.summary}" for f in findings.findings]
     lines += [f"  not run   {n.check}: {n.why}" for n in findings.not_run]
     if findings.baseline is not None:
-        new, gone = findings.baseline.new, findings.baseline.gone
-        lines.append(f"Since the baseline: {len(new)} new, {len(gone)} gone.")
+        lines += baseline_lines(findings.baseline)
     if result.resumed:
         lines.append("This audit was finished before; its stored answers were used.")
     lines.append(f"Report: {result.report}")
     print(clean_text("\n".join(lines)))
+
+
+def baseline_lines(baseline: Baseline) -> list[str]:
+    """How many findings are new, worse, known, gone and not asked, then each that is not simply known."""
+    parts = {
+        "new": baseline.new, "worse": baseline.worse, "known": baseline.known, "gone": baseline.gone,
+        "not asked": baseline.unasked,
+    }  # fmt: skip
+    counts = ", ".join(f"{len(keys)} {word}" for word, keys in parts.items())
+    told = [f"  {word:<9} {key}" for word, keys in parts.items() if word != "known" for key in keys]
+    return [f"Since the baseline: {counts}.", *told]
 
 
 def _print_schema() -> int:

@@ -219,11 +219,17 @@ class NotRun(_Model):
 
 
 class Baseline(_Model):
-    """The findings (by `Finding.key`) against an earlier audit: only the new ones count for the exit code."""
+    """The findings (by `Finding.key`) against an earlier audit: new and worse ones count for the exit code.
+
+    `worse` are known and of a higher severity than before. `gone` were looked for again and not found;
+    `unasked` are those whose check could not be asked this time, so that nothing is known of them.
+    """
 
     new: tuple[str, ...] = ()
     known: tuple[str, ...] = ()
     gone: tuple[str, ...] = ()
+    worse: tuple[str, ...] = ()
+    unasked: tuple[str, ...] = ()
 
 
 class Findings(_Model):
@@ -243,20 +249,32 @@ class Findings(_Model):
         return max((f.severity for f in self.findings), key=lambda s: s.rank, default=None)
 
     def against(self, earlier: Findings) -> Findings:
-        """The same findings, with what is new, known and gone since `earlier`."""
-        before, now = [f.key for f in earlier.findings], [f.key for f in self.findings]
+        """The same findings, with what is new, worse, known, gone and not asked since `earlier`."""
+        before, now = earlier._worst_by_key(), self._worst_by_key()
+        asked = {f.check for f in self.findings} | {c.check for c in self.clean}
+        left = {f.key: f.check in asked for f in earlier.findings if f.key not in now}
         baseline = Baseline(
             new=tuple(key for key in now if key not in before),
-            known=tuple(key for key in now if key in before),
-            gone=tuple(key for key in before if key not in now),
+            known=tuple(key for key in now if key in before and now[key].rank <= before[key].rank),
+            worse=tuple(key for key in now if key in before and now[key].rank > before[key].rank),
+            gone=tuple(key for key, looked_for in left.items() if looked_for),
+            unasked=tuple(key for key, looked_for in left.items() if not looked_for),
         )
         return self.model_copy(update={"baseline": baseline})
 
     def counted(self) -> tuple[Finding, ...]:
-        """The findings that decide the exit code: all, or only the new ones where there is a baseline."""
+        """The findings that decide the exit code: all, or those new or worse where there is a baseline."""
         if self.baseline is None:
             return self.findings
-        return tuple(f for f in self.findings if f.key in self.baseline.new)
+        counting = {*self.baseline.new, *self.baseline.worse}
+        return tuple(f for f in self.findings if f.key in counting)
+
+    def _worst_by_key(self) -> dict[str, Severity]:
+        """The highest severity among the findings of each key, in the order of the findings."""
+        found: dict[str, Severity] = {}
+        for one in self.findings:
+            found[one.key] = max(one.severity, found.get(one.key, one.severity), key=lambda s: s.rank)
+        return found
 
 
 def published_schema() -> dict[str, Any]:

@@ -13,7 +13,15 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from glasshouse.evidence.figures import bars_svg, interval_svg
-from glasshouse.evidence.findings import BarsEvidence, Clean, EvidenceItem, Finding, Findings, NotRun
+from glasshouse.evidence.findings import (
+    BarsEvidence,
+    Baseline,
+    Clean,
+    EvidenceItem,
+    Finding,
+    Findings,
+    NotRun,
+)
 from glasshouse.evidence.report.visible import visible, visible_tree
 from glasshouse.evidence.report.words import (
     ADVICE,
@@ -64,7 +72,6 @@ def _render(
     findings: Findings, graded: Mapping[str, Any] | None, provenance: Mapping[str, Any], limits: _Limits
 ) -> str:
     # Insertion order is kept everywhere, so the same findings give the same bytes.
-    new = findings.counted()
     style, script = _style(), _asset("report.js")
     baseline = findings.baseline
     return _environment(limits).get_template("report.html.j2").render(
@@ -73,7 +80,7 @@ def _render(
         verdict=visible_tree(verdict_words(findings), 200),
         subject=limits.show(findings.subject), access=limits.show(findings.access),
         findings=[
-            {**_answer(f, findings, limits), "is_new": f in new, "advice": ADVICE[f.severity]}
+            {**_answer(f, findings, limits), "since": _since(f, baseline), "advice": ADVICE[f.severity]}
             for f in findings.findings
         ],
         clean=[_answer(c, findings, limits) for c in findings.clean],
@@ -101,6 +108,13 @@ def _answer(answer: Finding | Clean, findings: Findings, limits: _Limits) -> dic
         "null_words": "" if null is None else visible(null_words(null), 1_000),
         "evidence": [_evidence(item, limits) for item in answer.evidence],
     }
+
+
+def _since(finding: Finding, baseline: Baseline | None) -> str:
+    """What became of a finding since the baseline; empty without one."""
+    if baseline is None:
+        return ""
+    return "new" if finding.key in baseline.new else "worse" if finding.key in baseline.worse else "known"
 
 
 def _title(answer: Finding | Clean | NotRun, findings: Findings) -> str:
