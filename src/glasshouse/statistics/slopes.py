@@ -51,7 +51,7 @@ def log_slope(
 
 
 def local_slopes(x: Any, y: Any) -> Floats:
-    """Exponent d log y / d log x at each of N points [N] by second-order differences; x increasing and positive."""
+    """Exponent d log y / d log x at each of N points [N] by second-order differences; x must increase."""
     xs, ys, _ = _logs(x, y, None)
     if len(xs) < 3 or (np.diff(xs) <= 0).any():
         raise InputError("local slopes need three increasing values of x")
