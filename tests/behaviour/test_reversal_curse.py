@@ -162,7 +162,8 @@ def test_completions_are_tokenised_as_running_text(tmp_path: Path) -> None:
     ).eval()  # fmt: skip
     subject = as_subject(network, tokenizer=tokenizer)
     frame = ask(subject, data, arms=["reverse"], mode="logprob", ranks=False)
-    apart = subject.score(frame["prompt"].tolist(), frame["completion"].tolist()).numpy()
+    alone = tokenizer(frame["completion"].tolist(), add_special_tokens=False)["input_ids"]
+    apart = subject.score(frame["prompt"].tolist(), alone).numpy()
     assert np.abs(frame["logprob"] - apart).max() > 0.1, "this tokenizer would not show the mistake"
     for row in frame.iloc[::23].itertuples():
         before = tokenizer(row.prompt)["input_ids"]
