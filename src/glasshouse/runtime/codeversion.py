@@ -2,7 +2,8 @@
 
 The hash covers the docstring-stripped syntax tree of the defining module and of every glasshouse module it
 imports, transitively (imports inside functions count, imports for type checkers do not). Modules that only
-show things (command line, progress, plots, reports) are left out: changing them cannot change a number.
+show things (command line, progress, plots, reports) are left out: changing them cannot change a number. So is
+the registry, a list of names: whoever loads something by name puts its code version into the key.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from typing import Any
 
 from glasshouse.runtime.errors import InputError
 
-SHOWS_ONLY = frozenset({"cli", "progress", "plots", "figures", "report", "doctor"})
+LEFT_OUT = frozenset({"cli", "progress", "plots", "figures", "report", "doctor", "_registry"})
 _OURS = "glasshouse"
 
 
@@ -87,7 +88,7 @@ def _origin(obj: ModuleType | Callable[..., Any] | str) -> tuple[str, str | None
 
 def _counts(module: str, start: str) -> bool:
     parts = module.split(".")
-    return parts[0] in {_OURS, start.split(".")[0]} and not SHOWS_ONLY.intersection(parts[1:])
+    return parts[0] in {_OURS, start.split(".")[0]} and not LEFT_OUT.intersection(parts[1:])
 
 
 def _targets(code: _Code, start: str) -> Iterator[str]:
