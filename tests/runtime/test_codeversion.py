@@ -79,6 +79,7 @@ def edit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Edit]:
         ("deep.py", "FACTOR * x", "x * FACTOR"),
         ("lazy/hidden.py", "0", "1"),
         ("named/near.py", "0", "1"),
+        ("named/__init__.py", "'near': ('wanted', 'also'), 'far': ('other',)", "'far': ('wanted',)"),
         ("tools/__init__.py", "", "x = 1"),
     ],
 )
@@ -100,6 +101,7 @@ def test_it_moves_with_code_that_is_imported(edit: Edit, name: str, old: str, ne
         ("types.py", "int", "str"),
         ("middle.py", "import Kind", "import Kind as K"),
         ("named/far.py", "0", "1"),  # what the package would load for another name
+        ("named/__init__.py", "('other',)", "('other', 'new')"),
         ("unrelated.py", "1", "2"),
         ("cli/__init__.py", "", "x = 1"),
     ],

@@ -161,10 +161,11 @@ def _read_version(path: Path, module: str, mtime_ns: int, size: int) -> _Code:
 
 def _parse(source: str, module: str, *, is_package: bool) -> _Code:
     tree = _Strip().visit(ast.parse(source))
-    digest = hashlib.sha256(ast.dump(tree, annotate_fields=False).encode("utf-8", "replace")).hexdigest()
+    lazy = any(_defines_getattr(node) for node in tree.body)
+    hashed = ast.Module([node for node in tree.body if not (lazy and _is_list_of_names(node))], [])
+    digest = hashlib.sha256(ast.dump(hashed, annotate_fields=False).encode("utf-8", "replace")).hexdigest()
     package = module if is_package else module.rpartition(".")[0]
     nodes = list(ast.walk(tree))
-    lazy = any(_defines_getattr(node) for node in tree.body)
     names = {node.value for node in nodes if isinstance(node, ast.Constant) and isinstance(node.value, str)}
     homes = {pair for node in nodes if isinstance(node, ast.Dict) for pair in _home_pairs(node)}
     return _Code(
@@ -183,6 +184,15 @@ def _defines_getattr(node: ast.stmt) -> bool:
             for name in ast.walk(target)
         )
     return isinstance(node, ast.FunctionDef) and node.name == "__getattr__"
+
+
+def _is_list_of_names(node: ast.stmt) -> bool:
+    """Tables of lazy names and `__all__`: what a name stands for counts by the module that is brought in."""
+    if not isinstance(node, ast.Assign):
+        return False
+    if isinstance(node.value, ast.Dict):
+        return any(True for _ in _home_pairs(node.value))
+    return any(isinstance(target, ast.Name) and target.id == "__all__" for target in node.targets)
 
 
 def _home_pairs(node: ast.Dict) -> Iterator[tuple[str, str]]:
