@@ -19,7 +19,7 @@ from inspect_ai.scorer import Score, mean, scorer
 from inspect_ai.solver import generate
 
 from glasshouse.corpora.suites import Suite
-from glasshouse.evaluation import mean_of, query, rates, read_logs, run_eval, scores_df, write_scores
+from glasshouse.evaluation import mean_of, query, rates, read_logs, run_eval, running, scores_df, write_scores
 from glasshouse.evaluation.questions import contains_words, questions_task
 from glasshouse.runtime.errors import InputError, RunError, SuiteError
 
@@ -72,6 +72,27 @@ def test_a_killed_run_repeats_no_finished_call(tmp_path, options) -> None:
     frame = scores_df(tmp_path / "logs")
     assert frame["counted"].sum() == 12 and frame["id"].nunique() == 12
     assert [log["status"] for log in frame.attrs["left_out"]] == ["started"]
+
+
+def test_a_folder_of_another_call_is_refused(tmp_path) -> None:
+    def asked(n: int, answer: str = "x", **options):
+        samples = [Sample(input=f"q{i}", target="x", id=i) for i in range(n)]
+        task = Task(dataset=MemoryDataset(samples), solver=generate(), scorer=letters(), name="asked")
+        return run_eval(task, mock(answer), tmp_path / "logs", **options)
+
+    [first] = asked(3)
+    assert first.results.completed_samples == 3
+    assert asked(3)[0].eval.run_id == first.eval.run_id  # the same call: nothing is asked again
+    with pytest.raises(InputError, match=r"another call \(it differs in temperature\).*of its own"):
+        asked(3, temperature=0.7)
+    model = tmp_path / "model"
+    model.mkdir()
+    (model / "config.json").write_text("{}")
+    running._claim(tmp_path / "other", {"tasks": "questions", "model": str(model)})
+    running._claim(tmp_path / "other", {"tasks": "questions", "model": str(model)})
+    (model / "config.json").write_text('{"saved": "anew"}')
+    with pytest.raises(InputError, match="differs in saved"):
+        running._claim(tmp_path / "other", {"tasks": "questions", "model": str(model)})
 
 
 @scorer(metrics={"right": [mean()], "margin": [mean()]})
@@ -176,6 +197,26 @@ def test_intervals_fit_what_was_measured() -> None:
     once = mean_of(np.array([1.0, 0.0] * 10), [f"{i}" for i in range(20)])
     assert twice.n == once.n == 20
     assert twice.high - twice.low == pytest.approx(once.high - once.low, rel=0.25)
+
+
+@scorer(metrics={"*": [mean()]}, quantities=("rank",))
+def ranked():
+    async def score(state, target):
+        return Score(value={"rank": 1.0, "right": 1.0, "steps": float(state.metadata["arm"] == "b") * 2})
+
+    return score
+
+
+def test_a_quantity_that_happens_to_be_0_or_1_is_no_share(tmp_path) -> None:
+    samples = [Sample(input="q", target="x", id=i, metadata={"arm": "ab"[i % 2]}) for i in range(6)]
+    task = Task(dataset=MemoryDataset(samples), solver=generate(), scorer=ranked(), name="ranks")
+    eval(task, mock(), log_dir=str(tmp_path), display="none")
+    frame = scores_df(tmp_path)
+    assert frame.attrs["quantities"] == ["score_ranked_rank"]
+    found = {(rate.labels["arm"], rate.score): rate.estimate.method for rate in rates(frame)}
+    assert found["a", "ranked_rank"] == "t"  # declared: a rank of 1 throughout is no share of 100 %
+    assert found["a", "ranked_right"] == "wilson"
+    assert found["a", "ranked_steps"] == found["b", "ranked_steps"] == "t"  # 0 here, but 2 elsewhere
 
 
 def test_frames_go_to_parquet_and_answer_sql(logs, tmp_path) -> None:

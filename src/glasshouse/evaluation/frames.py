@@ -58,22 +58,26 @@ def scores_df(logs: Logs) -> pd.DataFrame:
     dictionary, `score_<scorer>_<key>`, beside `answer_<scorer>` and `reason_<scorer>`.
 
     `attrs["left_out"]` lists logs that did not succeed, `attrs["unparsed"]` counts per score column the
-    samples without a usable score. Raises InputError where there is no log.
+    samples without a usable score, `attrs["quantities"]` names score columns that are ranks, counts or the
+    like, as their scorers declare (`@scorer(metrics=..., quantities=("rank",))`): never shares, whatever
+    their values. Raises InputError where there is no log.
     """
     import pandas as pd
 
     rows: list[dict[str, Any]] = []
     left_out: list[dict[str, Any]] = []
+    quantities: set[str] = set()
     for path in log_files(logs):
         log, samples, problem = _read(path)
         found = [_row(path, log, sample) for sample in samples] if log is not None else []
         rows += found
+        quantities |= set() if log is None else _quantities(log)
         if log is None or log.status != "success":
             left_out.append(_left_out(path, log, len(found), problem))
     frame = pd.DataFrame(_once(rows))
     unparsed = _unparsed(frame)
     frame = frame[[column for column in frame.columns if not column.startswith(GIVEN)]].copy()
-    frame.attrs |= {"left_out": left_out, "unparsed": unparsed}
+    frame.attrs |= {"left_out": left_out, "unparsed": unparsed, "quantities": sorted(quantities)}
     return frame
 
 
@@ -186,6 +190,17 @@ def _row(path: Path, log: EvalLog, sample: EvalSampleSummary) -> dict[str, Any]:
             row[f"{GIVEN}score_{column}"] = True
         row[f"answer_{name}"], row[f"reason_{name}"] = score.answer, score.reason
     return row
+
+
+def _quantities(log: EvalLog) -> set[str]:
+    """Score columns that their scorer declares to be no shares."""
+    declared = {
+        scorer.name.rpartition("/")[2]: (scorer.metadata or {}).get("quantities", ())
+        for scorer in log.eval.scorers or ()
+    }
+    return {
+        f"score_{name}_{key}" if key else f"score_{name}" for name, keys in declared.items() for key in keys
+    }
 
 
 def _setting(log: EvalLog, name: str) -> Any:

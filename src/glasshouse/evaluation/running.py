@@ -19,6 +19,10 @@ if TYPE_CHECKING:
     from inspect_ai.log import EvalLog
 
 
+CALL = ".glasshouse-call"
+"""The file in a log folder that says which call it belongs to."""
+
+
 def run_eval(
     tasks: Any,
     model: Any,
@@ -36,11 +40,13 @@ def run_eval(
     `inspect_ai.eval_set` (`task_args`, `limit`, `epochs`, `model_roles`, `temperature`, ...).
 
     Raises RunError naming the first task that did not succeed, unless `allow_failed`, InputError for settings
-    a model does not know.
+    a model does not know, and for a `log_dir` that another call has written: another task, model (one saved
+    anew is another), or other options.
     """
     from inspect_ai import eval_set
     from inspect_ai._util.error import PrerequisiteError
 
+    _claim(Path(log_dir), {"tasks": tasks, "model": model, "model_args": dict(model_args or {}), **options})
     if isinstance(tasks, str):
         _check_task(tasks, options.get("task_args") or {})
     given: dict[str, Any] = {
@@ -73,6 +79,53 @@ def run_eval(
             fix="repair the cause and run the same again: finished samples are kept",
         )
     return logs
+
+
+def _claim(log_dir: Path, call: Mapping[str, Any]) -> None:
+    """Mark the folder as this call's. Raises InputError where it is another's.
+
+    Inspect would take a finished sample of another model or of other options for an answer to this call.
+    """
+    now = {name: _plain(value) for name, value in call.items()} | {"saved": _saved(call["model"])}
+    digest = files.sha256_json(now)
+    mark = log_dir / CALL
+    if not mark.is_file():
+        files.write_json(mark, {"sha256": digest, "call": now})
+        return
+    before = files.read_json(mark)
+    if before["sha256"] != digest:
+        names = sorted({*now, *before["call"]})
+        changed = [name for name in names if now.get(name) != before["call"].get(name)]
+        raise InputError(
+            f"this folder holds the log of another call (it differs in {', '.join(changed)})",
+            where=str(log_dir),
+            fix="give a folder of its own",
+        )
+
+
+def _plain(value: Any) -> Any:
+    """JSON that tells one setting from another; objects (a Task, a Model) by their type and name."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(one) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(one) for one in value]
+    if isinstance(value, str | int | float | bool | None):
+        return value
+    if isinstance(value, Path):
+        return str(value)
+    return f"{type(value).__name__} {getattr(value, 'name', '')}".strip()
+
+
+def _saved(model: Any) -> list[list[Any]]:
+    """What tells one save of a local model from the next; empty for others."""
+    if not isinstance(model, str | Path):
+        return []
+    folder = Path(str(model).removeprefix("glasshouse/")).expanduser()
+    return [
+        [path.name, path.stat().st_size, path.stat().st_mtime_ns]
+        for path in sorted(folder.glob("*"))
+        if path.suffix in (".safetensors", ".json", ".jinja")
+    ]
 
 
 def _check_task(task: str, given: Mapping[str, Any]) -> None:
@@ -124,12 +177,7 @@ def folder_of(root: str | Path, task: str, model: str, settings: Mapping[str, An
 
     A local model that was saved anew is another model.
     """
-    saved = [
-        (path.name, path.stat().st_size, path.stat().st_mtime_ns)
-        for path in sorted(Path(model).expanduser().glob("*"))
-        if path.suffix in (".safetensors", ".json", ".jinja")
-    ]
-    digest = files.sha256_json({"task": task, "model": model, "saved": saved, **settings})[:8]
+    digest = files.sha256_json({"task": task, "model": model, "saved": _saved(model), **settings})[:8]
     name = re.sub(r"[^\w.-]+", "-", f"{task.rpartition('/')[2]}-{Path(model).name}").strip("-")
     return Path(root) / f"{name}-{digest}"
 

@@ -128,7 +128,7 @@ def starts_with() -> Scorer:
     return score
 
 
-@scorer(metrics={"*": [mean(), stderr()]})
+@scorer(metrics={"*": [mean(), stderr()]}, quantities=("logprob", "logprob_random", "rank", "above"))
 def likelihood(data: str, seed: int = 0, ranks: bool = True) -> Scorer:
     """Log-probability in nats of the completion, of its random partner's, and its rank in its group.
 
