@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from safetensors.torch import load_file
-from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from glasshouse.corpora.rows import Record, Turn
 from glasshouse.runtime import files
@@ -116,57 +116,7 @@ def test_continuing_depends_on_the_weights_of_the_start(make_spec, tmp_path):
     assert more[0].losses()[0] < one.losses()[0], "it begins where the start ended"
 
 
-# --- refusals [training/t5]
-
-
-def chat(prompt, reply, **fields):
-    return Record(
-        "seven", turns=(Turn("user", prompt), Turn("assistant", reply)), fields=fields, where="d.jsonl:7"
-    )
-
-
-def ask(prompt, **fields):
-    return Record("seven", turns=(Turn("user", prompt),), fields=fields, where="d.jsonl:7")
-
-
-BAD = [
-    ("sft", chat("w1", " "), "d.jsonl:7 column 'completion': the completion is empty"),
-    ("sft", ask("w1"), "d.jsonl:7 column 'completion': the last turn is the user's"),
-    ("sft", Record("seven", text="  "), "row 'seven' column 'text': the text is empty"),
-    ("sft", Record("seven"), "row 'seven' column 'turns'"),
-    ("sft", Record("seven", text="w1"), "row 'seven' column 'completion': no token of the row carries"),
-    ("sft", chat("w1 " * 20, "w2"), "column 'prompt': the prompt has 20 tokens and max_length is 16"),
-    ("dpo", ask("w1", chosen="w2"), "d.jsonl:7 column 'rejected': the column is missing"),
-    ("dpo", ask("w1", chosen="w2", rejected=3), "column 'rejected': the column holds a int, not text"),
-    ("dpo", ask("w1", chosen="", rejected="w3"), "column 'chosen': the completion is empty"),
-    ("dpo", ask("w1 " * 20, chosen="w2", rejected="w3"), "column 'prompt': the prompt has 20 tokens"),
-    (
-        "dpo",
-        chat("w1", "w2", chosen="w2", rejected="w3"),
-        "column 'prompt': a preference needs turns that end",
-    ),
-]
-
-
-@pytest.mark.parametrize(("algo", "row", "says"), BAD)
-def test_t5_a_bad_row_is_named_before_training(make_spec, records, preferences, tmp_path, algo, row, says):
-    good = preferences if algo == "dpo" else records
-    spec = make_spec(algo=algo, data=DataRef.of([*good[:9], row]), max_length=16)
-    seen = []
-    with pytest.raises(InputError) as error:
-        train(spec, cache=Cache(tmp_path), device="cpu", callbacks=[steps_run(seen)])
-    assert says in str(error.value)
-    assert not seen and Cache(tmp_path).ls() == []
-
-
-def test_t5_a_missing_pad_token_is_refused(make_spec, recipe, tmp_path):
-    tokenizer = AutoTokenizer.from_pretrained(recipe)
-    tokenizer.pad_token = None
-    start = tmp_path / "start"
-    tokenizer.save_pretrained(start)
-    LlamaConfig.from_pretrained(recipe).save_pretrained(start)
-    with pytest.raises(InputError, match=r"start: the tokenizer has no pad token"):
-        train(make_spec(start=start), cache=Cache(tmp_path / "c"), device="cpu")
+# --- refusals; those of rows and rewards are in test_refusals.py
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,4 @@
-"""The TRL engine follows the same trajectory as the bare loop, resumes bit by bit, and references its start.
-
-All tests that import trl live in this file, so that one process pays for the import once.
-"""
+"""The TRL engine follows the same trajectory as the bare loop and references its start."""
 
 import math
 import shutil
@@ -14,7 +11,6 @@ from safetensors.torch import load_file
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from glasshouse.corpora.rows import IGNORE, TokenRow
-from glasshouse.runtime import files
 from glasshouse.runtime.cache import Cache
 from glasshouse.training._encode import encode
 from glasshouse.training._start import load_model, load_tokenizer
@@ -22,10 +18,6 @@ from glasshouse.training._train import train
 from glasshouse.training.fast import fit_rows
 from glasshouse.training.mix import DataRef
 from glasshouse.training.spec import LoraSpec
-
-
-class Killed(Exception):
-    pass
 
 
 def tensors(path):
@@ -109,39 +101,6 @@ def test_t6_the_bare_loop_is_transformers_trainer(make_spec, tmp_path):
         length_buckets=False,
     )
     np.testing.assert_allclose(ours, losses, rtol=0, atol=1e-5)
-
-
-@pytest.mark.parametrize("algo", ["sft", "dpo"])
-@pytest.mark.parametrize("moment", ["in step 5", "before the marker of step 6"])
-def test_t1_a_killed_trl_training_resumes_bit_by_bit(
-    make_spec, preferences, tmp_path, monkeypatch, algo, moment
-):
-    data = {"data": DataRef.of(preferences), "lr": 1e-3} if algo == "dpo" else {}
-    spec = make_spec(algo=algo, save_every=3, **data)
-    want = train(spec, cache=Cache(tmp_path / "a"), engine="trl", device="cpu")
-    seen = []
-
-    def die_in_step(step, loss, model):
-        seen.append(step)
-        if moment == "in step 5" and step == 5 and seen.count(5) == 1:
-            raise Killed
-
-    def die_before_marker(stage, path):
-        if stage == "before" and path.parent.name == "checkpoint-6" and path.name == "complete.json":
-            raise Killed
-
-    cache = Cache(tmp_path / "b")
-    if moment != "in step 5":
-        monkeypatch.setattr(files, "fault_hook", die_before_marker)
-    with pytest.raises(Killed):
-        train(spec, cache=cache, engine="trl", device="cpu", callbacks=[die_in_step])
-    monkeypatch.setattr(files, "fault_hook", None)
-    assert cache.ls() == [], "a killed training leaves no entry"
-    seen.clear()
-    got = train(spec, cache=cache, engine="trl", device="cpu", callbacks=[lambda s, *_: seen.append(s)])
-    assert seen == [4, 5, 6, 7, 8], "it resumes after the last complete save"
-    assert got.losses() == want.losses()
-    assert_same(tensors(got.path), tensors(want.path))
 
 
 def logp(model, row: TokenRow):

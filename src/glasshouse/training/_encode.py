@@ -7,9 +7,9 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from glasshouse.corpora.rows import IGNORE, Record, TokenRow, Turn
-from glasshouse.corpora.tokens import encode_records
+from glasshouse.corpora.tokens import completion_ids, encode_records, plain_ids, render
 from glasshouse.runtime.errors import InputError
-from glasshouse.training.spec import LossOn, TrainSpec
+from glasshouse.training.spec import PAIRED, SAMPLED, LossOn, TrainSpec
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,9 @@ def encode(spec: TrainSpec, tokenizer: Any) -> Encoded:
             where=str(spec.start),
             fix="set tokenizer.pad_token (often to its eos_token) and save it there",
         )
-    whole = _pairs(spec, tokenizer) if spec.algo == "dpo" else _replies(spec, tokenizer)
+    if spec.algo in SAMPLED:
+        return Encoded(_prompts(spec, tokenizer), 0)
+    whole = _pairs(spec, tokenizer) if spec.algo in PAIRED else _replies(spec, tokenizer)
     kept = [_cut(row, spec.max_length) for row in whole]
     return Encoded(kept, sum(a != b for a, b in zip(whole, kept, strict=True)))
 
@@ -91,6 +93,43 @@ def _pairs(spec: TrainSpec, tokenizer: Any) -> list[Pair]:
         if at != _prompt_length(pair.rejected) or pair.chosen.ids[:at] != pair.rejected.ids[:at]:
             raise _wrong(row.record, "prompt", "chosen and rejected do not tokenise to one prompt")
     return pairs
+
+
+def _prompts(spec: TrainSpec, tokenizer: Any) -> list[TokenRow]:
+    """Prompts to complete: no token carries a label. A completion must fit behind each of them."""
+    if tokenizer.eos_token_id is None:
+        raise InputError(
+            "the tokenizer has no end token, so no completion could end",
+            where=str(spec.start),
+            fix="set tokenizer.eos_token and save it there",
+        )
+    room = spec.max_length - spec.options["max_new_tokens"]
+    rows = []
+    for row in spec.data.rows:
+        ids = _prompt_ids(tokenizer, row.record)
+        if len(ids) > room:
+            raise InputError(
+                f"the prompt has {len(ids)} tokens, a completion up to {spec.options['max_new_tokens']}, and "
+                f"max_length is {spec.max_length}",
+                where=_place(row.record, "prompt"),
+                fix="raise max_length, lower max_new_tokens or shorten the prompt",
+            )
+        rows.append(TokenRow(tuple(ids), (IGNORE,) * len(ids), row.row_id))
+    return rows
+
+
+def _prompt_ids(tokenizer: Any, record: Record) -> list[int]:
+    if record.text is None and (not record.turns or record.turns[-1].role != "user"):
+        raise _wrong(record, "prompt", "a prompt to complete is a text, or turns that end with the user's")
+    if not record.plain.strip():
+        raise _wrong(record, "prompt", "the prompt is empty")
+    if record.text is not None:
+        return plain_ids(tokenizer, record.text)
+    if getattr(tokenizer, "chat_template", None):
+        return completion_ids(tokenizer, render(tokenizer, record.turns))
+    if len(record.turns) > 1:
+        raise _wrong(record, "prompt", "a conversation needs a chat template, which this tokenizer lacks")
+    return plain_ids(tokenizer, record.turns[0].text)
 
 
 def _both_answers(record: Record) -> tuple[Record, Record]:

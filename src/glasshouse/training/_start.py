@@ -48,14 +48,22 @@ def load_tokenizer(spec: TrainSpec) -> Any:
 
 
 def load_model(spec: TrainSpec) -> Any:
-    """The start model in fp32, fresh from `init_seed` for a recipe folder."""
-    import torch
-    from transformers import AutoConfig, AutoModelForCausalLM
+    """The start model in fp32, fresh from `init_seed` for a recipe folder; a reward model has one output.
 
+    The output of a reward model that starts from a language model is drawn from the seed of the training.
+    """
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification
+
+    scored = spec.algo == "reward"
+    kind, head = (
+        (AutoModelForSequenceClassification, {"num_labels": 1}) if scored else (AutoModelForCausalLM, {})
+    )
     if spec.init_seed is None:
-        return AutoModelForCausalLM.from_pretrained(spec.start, dtype=torch.float32, use_safetensors=True)
+        with seeded(spec.seed, "head"):
+            return kind.from_pretrained(spec.start, dtype=torch.float32, use_safetensors=True, **head)
     with seeded(spec.init_seed, "init"):
-        return AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(spec.start), dtype=torch.float32)
+        return kind.from_config(AutoConfig.from_pretrained(spec.start, **head), dtype=torch.float32)
 
 
 def count_parameters(spec: TrainSpec) -> int:

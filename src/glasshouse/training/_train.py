@@ -16,11 +16,13 @@ from glasshouse.runtime.errors import InputError
 from glasshouse.runtime.progress import Progress
 from glasshouse.runtime.quiet import quiet_transformers
 from glasshouse.training._encode import Encoded, Pair, encode, flat
+from glasshouse.training._fitted import Fitted
 from glasshouse.training._schedule import lr_factor
 from glasshouse.training._start import count_parameters, load_model, load_tokenizer, start_hash
 from glasshouse.training.fast import Callback, fit_rows
 from glasshouse.training.mix import provenance
-from glasshouse.training.spec import TrainSpec
+from glasshouse.training.rewards import Reward, reward_identity
+from glasshouse.training.spec import SAMPLED, TrainSpec
 
 Engine = Literal["auto", "torch", "trl"]
 
@@ -37,6 +39,11 @@ class Checkpoint:
     The folder holds weights, config and tokenizer, `spec.json`, `data.parquet` (the rows as trained on, with
     provenance) and `metrics.parquet` (step, lr, loss). `metrics` sums up: rows, truncated_rows,
     labelled_tokens, first_loss, last_loss (nats).
+
+    For a reward model `metrics.parquet` has accuracy and margin as well. For grpo and rloo it has reward,
+    reward_std, kl (nats per token, from the start), entropy, completion_tokens, cut_share (completions
+    without an end) and flat_share (prompts whose completions all got one reward), and `rollouts.parquet`
+    holds every completion with its step, row and reward.
     """
 
     path: Path
@@ -45,9 +52,28 @@ class Checkpoint:
 
     def losses(self) -> list[float]:
         """Training loss of every step."""
+        return self.curve("loss")
+
+    def curve(self, column: str) -> list[float]:
+        """A column of `metrics.parquet` by step. Raises InputError when the algorithm tells no such thing."""
         import pyarrow.parquet as pq
 
-        return pq.read_table(self.path / "metrics.parquet")["loss"].to_pylist()
+        table = pq.read_table(self.path / "metrics.parquet")
+        if column not in table.column_names:
+            raise InputError(
+                f"{self.spec.algo} tells no {column!r}",
+                where=str(self.path),
+                fix=f"choose from {table.column_names}",
+            )
+        return table[column].to_pylist()
+
+    def rollouts(self) -> list[dict[str, Any]]:
+        """Every completion (grpo, rloo): step, row, row_id, completion, completion_ids, reward."""
+        import pyarrow.parquet as pq
+
+        if self.spec.algo not in SAMPLED:
+            raise InputError(f"{self.spec.algo} samples no completions", where=str(self.path))
+        return pq.read_table(self.path / "rollouts.parquet").to_pylist()
 
 
 def train(
@@ -57,12 +83,14 @@ def train(
     engine: Engine = "auto",
     device: str = "auto",
     callbacks: Sequence[Callback] = (),
+    reward: Reward | None = None,
 ) -> Checkpoint:
     """Train `spec`, or return the checkpoint of the same training from the cache.
 
     `engine` is the bare loop ("torch": sft without adapter), TRL ("trl"), or chosen by size and algorithm.
     A killed training resumes from its last complete save (`spec.save_every`), bit-exactly on one CPU.
     `callbacks` watch a training that runs; they do not run for a cached result and must not change the model.
+    grpo and rloo maximise `reward`, and the entry is known by it, too (see `glasshouse.training.rewards`).
     Raises InputError before training starts for a start, row or option that cannot be used.
 
     >>> train(TrainSpec(algo="sft", start="model", data=DataRef.of("rows.jsonl"), ...)).path  # doctest: +SKIP
@@ -71,15 +99,22 @@ def train(
     device = pick_device(device)
     spec.data.check()
     begin = start_hash(spec)
+    if (reward is not None) != (spec.algo in SAMPLED):
+        raise InputError(
+            f"{spec.algo} {'needs a' if reward is None else 'takes no'} reward", where="train(reward=...)",
+            fix="give a function of rollouts" if reward is None else "drop it",
+        )  # fmt: skip
     chosen = _engine(spec, engine, device)
     precision = spec.precision if spec.precision != "auto" else ("fp32" if device == "cpu" else "bf16")
     args = {**spec.to_json(), "start": begin, "engine": chosen, "precision": precision, "device": device}
     args.pop("save_every")
+    if reward is not None:
+        args["reward"] = reward_identity(reward)
     code = "-".join(code_version(f"glasshouse.training.{module}") for module in _DECIDES[chosen])
 
     def build(folder: Path) -> None:
         work = cache.work(cache.key("checkpoint", args, code=code))
-        _train_into(folder, _Job(spec, chosen, precision, device, work, callbacks))
+        _train_into(folder, _Job(spec, chosen, precision, device, work, callbacks, reward))
 
     path = cache.fetch("checkpoint", args, build, code=code)
     return Checkpoint(path, spec, files.read_json(path / "spec.json")["metrics"])
@@ -93,6 +128,7 @@ class _Job:
     device: str
     work: Path
     callbacks: Sequence[Callback]
+    reward: Reward | None
 
 
 def _engine(spec: TrainSpec, engine: Engine, device: str) -> str:
@@ -119,11 +155,12 @@ def _train_quietly(folder: Path, job: _Job) -> None:
     with Progress() as progress, progress.task(f"training ({job.spec.algo})", job.spec.steps) as task:
         callbacks = [*job.callbacks, lambda step, loss, _: task.advance(1 if step else 0)]
         run = _run_trl if job.engine == "trl" else _run_torch
-        model, losses = run(job, model, tokenizer, encoded, callbacks)
-    model.save_pretrained(folder)
+        fitted = run(job, model, tokenizer, encoded, callbacks)
+    losses = fitted.losses
+    fitted.model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
-    _write_tables(folder, job.spec, encoded, losses)
-    metrics = {
+    _write_tables(folder, job.spec, encoded, fitted)
+    metrics: dict[str, Any] = {
         "rows": len(encoded.rows),
         "truncated_rows": encoded.truncated,
         "labelled_tokens": encoded.labelled,
@@ -134,12 +171,9 @@ def _train_quietly(folder: Path, job: _Job) -> None:
     files.write_json(folder / "spec.json", told)
 
 
-_Result = tuple[Any, list[float]]
-
-
 def _run_torch(
     job: _Job, model: Any, tokenizer: Any, encoded: Encoded, callbacks: Sequence[Callback]
-) -> _Result:
+) -> Fitted:
     import torch
 
     spec = job.spec
@@ -162,12 +196,12 @@ def _run_torch(
         save_every=spec.save_every,
         autocast=torch.bfloat16 if job.precision == "bf16" else None,
     )
-    return model, losses
+    return Fitted(model, losses)
 
 
 def _run_trl(
     job: _Job, model: Any, tokenizer: Any, encoded: Encoded, callbacks: Sequence[Callback]
-) -> _Result:
+) -> Fitted:
     from glasshouse.training._trl import fit_trl
 
     return fit_trl(
@@ -175,14 +209,16 @@ def _run_trl(
         model,
         tokenizer,
         encoded.rows,
+        records=[row.record for row in job.spec.data.rows],
         work=job.work,
         precision=job.precision,
         device=job.device,
+        reward=job.reward,
         callbacks=callbacks,
     )
 
 
-def _write_tables(folder: Path, spec: TrainSpec, encoded: Encoded, losses: Sequence[float]) -> None:
+def _write_tables(folder: Path, spec: TrainSpec, encoded: Encoded, fitted: Fitted) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -198,10 +234,15 @@ def _write_tables(folder: Path, spec: TrainSpec, encoded: Encoded, losses: Seque
             warmup_steps=spec.warmup_steps,
             final_share=spec.final_lr_share,
         )
-        for step in range(len(losses))
+        for step in range(len(fitted.losses))
     ]
-    curve = pa.table({"step": list(range(1, len(losses) + 1)), "lr": rates, "loss": list(losses)})
-    for name, table in (("data", pa.Table.from_pylist(data)), ("metrics", curve)):
+    curve = {"step": list(range(1, len(rates) + 1)), "lr": rates, "loss": fitted.losses}
+    for name in fitted.numbers[0] if fitted.numbers else ():
+        curve[name] = [told[name] for told in fitted.numbers]
+    tables = {"data": pa.Table.from_pylist(data), "metrics": pa.table(curve)}
+    if fitted.rollouts:
+        tables["rollouts"] = pa.Table.from_pylist(fitted.rollouts)
+    for name, table in tables.items():
         with files.atomic_path(folder / f"{name}.parquet") as path:
             pq.write_table(table, path)
 

@@ -9,21 +9,25 @@ from __future__ import annotations
 
 import copy
 import shutil
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from glasshouse.corpora.rows import TokenRow
+from glasshouse.corpora.rows import Record, TokenRow
 from glasshouse.runtime import files
 from glasshouse.runtime.errors import NumericalError
 from glasshouse.runtime.seeds import seeded
 from glasshouse.training._encode import Pair
+from glasshouse.training._fitted import Fitted
 from glasshouse.training._order import BatchOrder
+from glasshouse.training._reinforce import Diary, reinforcing
 from glasshouse.training._schedule import lr_factor
 from glasshouse.training.fast import Callback
-from glasshouse.training.spec import ALGO_KW, TrainSpec
+from glasshouse.training.rewards import Reward
+from glasshouse.training.spec import SAMPLED, TrainSpec
 
 COMPLETE = "complete.json"
 
@@ -34,29 +38,37 @@ def fit_trl(
     tokenizer: Any,
     rows: Sequence[TokenRow | Pair],
     *,
+    records: Sequence[Record],
     work: Path,
     precision: str,
     device: str,
+    reward: Reward | None = None,
     callbacks: Sequence[Callback] = (),
-) -> tuple[Any, list[float]]:
-    """Train with TRL; returns the trained model (an adapter merged into it) and the loss of every step.
+) -> Fitted:
+    """Train with TRL; an adapter is merged into the model it returns.
 
-    `work` keeps checkpoints between kills. Raises NumericalError for a loss that is not finite.
+    `work` keeps checkpoints between kills; `records` are the rows as text, which `reward` sees. Raises
+    NumericalError for a loss that is not finite, InputError for a reward that is not one number each.
     """
     from transformers import PrinterCallback
 
     with seeded(spec.seed, "trl"):
-        trainer = _trainer(spec, model, tokenizer, rows, work, precision, device)
+        diary = Diary(spec, records, [row for row in rows if isinstance(row, TokenRow)], work)
+        trainer = _trainer(spec, model, tokenizer, rows, work, precision, device, reward, diary)
         resume = _newest(work)
-        if resume is not None:
-            trainer.step_losses = files.read_json(resume / COMPLETE)["losses"]
+        told = {"losses": [], "numbers": []} if resume is None else files.read_json(resume / COMPLETE)
+        trainer.step_losses = told["losses"]
+        diary.resume(told["numbers"])
         trainer.remove_callback(PrinterCallback)
-        trainer.add_callback(_watcher(trainer, callbacks))
-        trainer.train(resume_from_checkpoint=None if resume is None else str(resume))
+        trainer.add_callback(_watcher(trainer, diary, callbacks))
+        with warnings.catch_warnings():
+            # TRL still asks by the old name at every generation; nobody here can change that.
+            warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
+            trainer.train(resume_from_checkpoint=None if resume is None else str(resume))
     trained = trainer.model
     if spec.adapter is not None:
         trained = trained.merge_and_unload()
-    return trained, list(trainer.step_losses)
+    return Fitted(trained, list(trainer.step_losses), diary.numbers, diary.close())
 
 
 def _trainer(
@@ -67,31 +79,35 @@ def _trainer(
     work: Path,
     precision: str,
     device: str,
+    reward: Reward | None,
+    diary: Diary,
 ) -> Any:
     from datasets import Dataset
-    from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
+    from trl import DPOConfig, DPOTrainer, RewardConfig, RewardTrainer, SFTConfig, SFTTrainer
 
     common = _arguments(spec, work, precision, device)
-    data = Dataset.from_list([_columns(row) for row in rows])
+    data = Dataset.from_list([_columns(spec, number, row) for number, row in enumerate(rows)])
     adapter = {"peft_config": _lora(spec)} if spec.adapter is not None else {}
     given = {"model": model, "train_dataset": data, "processing_class": tokenizer, **adapter}
+    ours = partial(_ours, spec=spec, rows=rows, diary=diary)
     if spec.algo == "sft":
-        ours = _ours(SFTTrainer, spec, rows)
-        return ours(args=SFTConfig(**common, **_sft_defaults()), **given)
+        return ours(SFTTrainer)(args=SFTConfig(**common, **_sft_defaults()), **given)
+    # With dropout, policy and reference would differ at the start, and a reward model would judge by chance.
+    _without_dropout(model)
+    if spec.algo == "reward":
+        return ours(RewardTrainer)(args=RewardConfig(**common, **_reward_defaults(spec)), **given)
+    if spec.algo in SAMPLED:
+        assert reward is not None, "train() has refused this"
+        plain = [row for row in rows if isinstance(row, TokenRow)]
+        return reinforcing(spec, model, plain, reward, diary, common, given, ours)
     # The start itself, frozen: left to TRL, the reference would be looked up by the model's name. With an
     # adapter the disabled adapter is the start, and TRL refuses a second model.
-    _without_dropout(model)
     reference = {} if adapter else {"ref_model": copy.deepcopy(model)}
-    return _ours(DPOTrainer, spec, rows)(
-        args=DPOConfig(**common, **_dpo_defaults(spec)), **reference, **given
-    )
+    return ours(DPOTrainer)(args=DPOConfig(**common, **_dpo_defaults(spec)), **reference, **given)
 
 
 def _without_dropout(model: Any) -> None:
-    """Switch dropout off, also where a module keeps its rate as a number, which TRL does not look for.
-
-    With dropout in the policy the first loss of DPO is not log 2: policy and reference would differ.
-    """
+    """Switch dropout off, also where a module keeps its rate as a number, which TRL does not look for."""
     for module in model.modules():
         for name, value in list(vars(module).items()):
             if isinstance(value, float) and ("drop" in name or (name == "p" and _is_dropout(module))):
@@ -102,7 +118,7 @@ def _is_dropout(module: Any) -> bool:
     return "dropout" in type(module).__name__.lower()
 
 
-def _ours(trainer_class: Any, spec: TrainSpec, rows: Sequence[TokenRow | Pair]) -> Any:
+def _ours(trainer_class: Any, *, spec: TrainSpec, rows: Sequence[TokenRow | Pair], diary: Diary) -> Any:
     """`trainer_class` with our batches, our schedule, untouched rows, and the exact loss of every step."""
     import torch
 
@@ -121,7 +137,9 @@ def _ours(trainer_class: Any, spec: TrainSpec, rows: Sequence[TokenRow | Pair]) 
 
         def get_train_dataloader(self) -> Any:
             loader = torch.utils.data.DataLoader(
-                self.train_dataset, batch_sampler=_Walk(order, spec.steps), collate_fn=self.data_collator
+                self.train_dataset,
+                batch_sampler=_Walk(order, spec.steps, spec.options.get("num_generations", 1)),
+                collate_fn=self.data_collator,
             )
             return self.accelerator.prepare(loader)
 
@@ -145,26 +163,32 @@ def _ours(trainer_class: Any, spec: TrainSpec, rows: Sequence[TokenRow | Pair]) 
                     fix="lower the learning rate or check the rows",
                 )
             self.step_losses.append(float(loss))
+            if spec.algo not in ("sft", "dpo"):
+                diary.note(self._metrics["train"])
+                self._metrics["train"].clear()
             return loss
 
     return Ours
 
 
 class _Walk:
-    """All batches of a training as one epoch, so that a resumed trainer skips to its place by counting."""
+    """All batches of a training as one epoch, so that a resumed trainer skips to its place by counting.
 
-    def __init__(self, order: BatchOrder, steps: int) -> None:
-        self.order, self.steps = order, steps
-        self.batch_size, self.drop_last = order.batch_size, False
+    Each row comes `times` times in a row.
+    """
+
+    def __init__(self, order: BatchOrder, steps: int, times: int = 1) -> None:
+        self.order, self.steps, self.times = order, steps, times
+        self.batch_size, self.drop_last = order.batch_size * times, False
 
     def __len__(self) -> int:
         return self.steps
 
     def __iter__(self) -> Iterator[list[int]]:
-        return (rows.tolist() for rows in self.order.walk(0, self.steps))
+        return (rows.repeat(self.times).tolist() for rows in self.order.walk(0, self.steps))
 
 
-def _watcher(trainer: Any, callbacks: Sequence[Callback]) -> Any:
+def _watcher(trainer: Any, diary: Diary, callbacks: Sequence[Callback]) -> Any:
     from transformers import TrainerCallback
 
     class Watcher(TrainerCallback):
@@ -177,7 +201,8 @@ def _watcher(trainer: Any, callbacks: Sequence[Callback]) -> Any:
 
         def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
             folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
-            files.write_json(folder / COMPLETE, {"losses": trainer.step_losses})
+            diary.save()
+            files.write_json(folder / COMPLETE, {"losses": trainer.step_losses, "numbers": diary.numbers})
 
         def _tell(self, step: int, loss: float | None) -> None:
             for callback in callbacks:
@@ -196,7 +221,11 @@ def _newest(work: Path) -> Path | None:
     return next((path for path in reversed(found) if path.is_dir()), None)
 
 
-def _columns(row: TokenRow | Pair) -> dict[str, list[int]]:
+def _columns(spec: TrainSpec, number: int, row: TokenRow | Pair) -> dict[str, Any]:
+    if spec.algo in SAMPLED:
+        return {"prompt": str(number)}  # looked up again when it is tokenised and judged
+    if isinstance(row, Pair) and spec.algo == "reward":
+        return {"chosen_ids": list(row.chosen.ids), "rejected_ids": list(row.rejected.ids)}
     if isinstance(row, Pair):
         return {
             "prompt_ids": list(row.chosen.ids[: row.prompt]),
@@ -219,7 +248,8 @@ def _lora(spec: TrainSpec) -> Any:
         lora_dropout=options["dropout"],
         target_modules=targets if isinstance(targets, str) else list(targets),
         bias="none",
-        task_type="CAUSAL_LM",
+        task_type="SEQ_CLS" if spec.algo == "reward" else "CAUSAL_LM",
+        modules_to_save=["score"] if spec.algo == "reward" else None,
     )
 
 
@@ -286,7 +316,7 @@ def _sft_defaults() -> dict[str, Any]:
 
 
 def _dpo_defaults(spec: TrainSpec) -> dict[str, Any]:
-    options = {**ALGO_KW["dpo"], **spec.algo_kw}
+    options = spec.options
     return {
         "max_length": None,
         "padding_free": False,
@@ -298,4 +328,12 @@ def _dpo_defaults(spec: TrainSpec) -> dict[str, Any]:
         "loss_type": [options["loss_type"]],
         "label_smoothing": options["label_smoothing"],
         "beta": options["beta"],
+    }
+
+
+def _reward_defaults(spec: TrainSpec) -> dict[str, Any]:
+    return {
+        "max_length": None,
+        "disable_dropout": True,
+        "center_rewards_coefficient": spec.options["center"] or None,
     }

@@ -12,17 +12,45 @@ from glasshouse.runtime.errors import InputError
 from glasshouse.training._schedule import Schedule
 from glasshouse.training.mix import DataRef
 
-Algo = Literal["sft", "dpo"]
+Algo = Literal["sft", "dpo", "reward", "grpo", "rloo"]
 Precision = Literal["auto", "fp32", "bf16"]
 LossOn = Literal["auto", "reply", "all"]
 
 ALGO_KW: Mapping[str, Mapping[str, Any]] = {
     "sft": {},
     "dpo": {"beta": 0.1, "loss_type": "sigmoid", "label_smoothing": 0.0},
-}
-"""The options of each algorithm, with their defaults."""
+    "reward": {"center": 0.0},
+    "grpo": {
+        "num_generations": 8, "max_new_tokens": 64, "temperature": 1.0, "beta": 0.04,
+        "loss_type": "grpo", "scale_rewards": "group",
+    },
+    "rloo": {
+        "num_generations": 4, "max_new_tokens": 64, "temperature": 1.0, "beta": 0.05,
+        "normalize_advantages": False,
+    },
+}  # fmt: skip
+"""The options of each algorithm, with their defaults.
 
-DPO_LOSSES = ("sigmoid", "hinge", "ipo", "robust")
+`center` weighs a penalty on the squared sum of both rewards. `num_generations` completions are sampled for
+each prompt, up to `max_new_tokens` each; `beta` weighs the KL divergence from the start. Completions are
+used for one step only, so no ratio is ever clipped.
+"""
+
+PAIRED: tuple[Algo, ...] = ("dpo", "reward")
+"""Algorithms whose rows are preferences."""
+
+SAMPLED: tuple[Algo, ...] = ("grpo", "rloo")
+"""Algorithms whose rows are prompts; the model completes them and a reward judges."""
+
+CHOICES: Mapping[tuple[Algo, str], tuple[str, ...]] = {
+    ("dpo", "loss_type"): ("sigmoid", "hinge", "ipo", "robust"),
+    ("grpo", "loss_type"): ("grpo", "bnpo", "dr_grpo", "dapo"),
+    ("grpo", "scale_rewards"): ("group", "batch", "none"),
+}
+"""Options that name one of a few things."""
+
+LEAST: Mapping[str, float] = {"num_generations": 2, "max_new_tokens": 1, "beta": 0.0, "center": 0.0}
+"""Options that may not be smaller."""
 
 
 @dataclass(frozen=True)
@@ -42,8 +70,9 @@ class TrainSpec:
     `start` is a folder with a saved model, or a Hugging Face id; never a model in memory, because reference
     models are loaded from the same place. With `init_seed`, `start` is a recipe folder (config.json and
     tokenizer, no weights) and training begins from scratch. `lr` is the peak rate, `max_length` counts
-    tokens. `schedule` falls to `final_lr_share` of `lr`. `algo_kw` holds options of the algorithm
-    (`ALGO_KW`). Raises InputError for values outside their range.
+    tokens; `batch_size` counts rows: texts, preferences, or prompts to complete. `schedule` falls to
+    `final_lr_share` of `lr`. `algo_kw` holds options of the algorithm (`ALGO_KW`). Raises InputError for
+    values outside their range.
     """
 
     algo: Algo
@@ -88,25 +117,39 @@ class TrainSpec:
                 f"{self.algo} has no options {unknown}", where="TrainSpec.algo_kw",
                 fix=f"choose from {sorted(ALGO_KW[self.algo])}",
             )  # fmt: skip
-        self._check_dpo()
+        self._check_options()
         if self.save_every is not None and self.save_every < 1:
             raise InputError(f"save_every={self.save_every}", where="TrainSpec", fix="give at least 1")
 
-    def _check_dpo(self) -> None:
-        if self.algo != "dpo":
-            return
-        options = {**ALGO_KW["dpo"], **self.algo_kw}
-        if options["loss_type"] not in DPO_LOSSES:
+    def _check_options(self) -> None:
+        options = self.options
+        for name, value in options.items():
+            allowed = CHOICES.get((self.algo, name))
+            if allowed is not None and value not in allowed:
+                raise InputError(
+                    f"{name}={value!r} is unknown", where="TrainSpec.algo_kw", fix=f"choose one of {allowed}"
+                )
+            if name in LEAST and not value >= LEAST[name]:
+                raise InputError(
+                    f"{name}={value!r} is too small",
+                    where="TrainSpec.algo_kw",
+                    fix=f"give at least {LEAST[name]:g}",
+                )
+        if not options.get("temperature", 1.0) > 0:
             raise InputError(
-                f"loss_type={options['loss_type']!r} is unknown", where="TrainSpec.algo_kw",
-                fix=f"choose one of {DPO_LOSSES}",
-            )  # fmt: skip
-        if options["label_smoothing"] and options["loss_type"] != "robust":
+                f"temperature={options['temperature']!r} is not positive", where="TrainSpec.algo_kw"
+            )
+        if options.get("label_smoothing") and options["loss_type"] != "robust":
             # TRL reads the option for this loss only and would ignore it without a word.
             raise InputError(
                 f"label_smoothing has no effect on loss_type={options['loss_type']!r}",
                 where="TrainSpec.algo_kw", fix="use loss_type='robust'",
             )  # fmt: skip
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The options of the algorithm, defaults included."""
+        return {**ALGO_KW[self.algo], **self.algo_kw}
 
     @property
     def hash(self) -> str:
@@ -123,7 +166,7 @@ class TrainSpec:
         told["data"] = {"sha256": self.data.sha256, "n": self.data.n}
         told["betas"] = list(self.betas)
         told["adapter"] = None if self.adapter is None else asdict(self.adapter)
-        told["algo_kw"] = {**ALGO_KW[self.algo], **self.algo_kw}
+        told["algo_kw"] = self.options
         return told
 
     def but(self, **changes: Any) -> TrainSpec:
