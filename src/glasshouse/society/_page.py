@@ -5,57 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from glasshouse.evidence.report.curves import Chart, Line, Mark, Points
 from glasshouse.statistics.estimate import Estimate
+
+__all__ = ["Certificate", "Chart", "Compared", "Line", "Mark", "Page", "Points", "Source"]
 
 Source = Literal["theorem", "simulated", "fitted to your data"]
 """Where a number comes from; every report says it."""
-
-
-@dataclass(frozen=True)
-class Line:
-    """A curve: a closed form ('theory'), the mechanism switched off ('control'), or joined measurements."""
-
-    name: str
-    x: tuple[float, ...]
-    y: tuple[float, ...]
-    kind: Literal["theory", "control", "measured"] = "theory"
-
-
-@dataclass(frozen=True)
-class Points:
-    """Measured points with intervals; hollow where the certificate exceeds its tolerance."""
-
-    name: str
-    x: tuple[float, ...]
-    value: tuple[float, ...]
-    low: tuple[float, ...]
-    high: tuple[float, ...]
-    solid: tuple[bool, ...]
-
-
-@dataclass(frozen=True)
-class Mark:
-    """A vertical line: the boundary of a regime."""
-
-    x: float
-    name: str
-
-
-@dataclass(frozen=True)
-class Chart:
-    """Theory and simulation on the same axes."""
-
-    title: str
-    x_title: str
-    y_title: str
-    lines: tuple[Line, ...] = ()
-    points: tuple[Points, ...] = ()
-    marks: tuple[Mark, ...] = ()
-    caption: str = ""
-    log_x: bool = False
-    log_y: bool = False
-    zero_y: bool = True
-    """Whether the y axis of a linear chart starts at 0."""
 
 
 @dataclass(frozen=True)
