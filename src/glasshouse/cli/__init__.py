@@ -19,7 +19,7 @@ from glasshouse import __version__
 from glasshouse.runtime.errors import EXIT_CODE, GlasshouseError
 
 COMMAND_GROUPS = (
-    "audit", "report", "findings", "trace", "lens", "eval", "grow", "study", "ledger", "listing",
+    "audit", "game", "report", "findings", "trace", "lens", "eval", "grow", "study", "ledger", "listing", "society",
     "doctor", "cache",
 )  # fmt: skip
 
