@@ -76,9 +76,7 @@ def _measure(organism: Path, data: bool, folder: Path) -> None:
     with torch_threads(1):
         traffic = overhear(given.subject, given.suite.prompts)
         plain = {name: method(given, traffic).to_json() for name, method in METHODS.items()}
-    files.write_json(
-        folder / RESULT, {"plain": plain, "seconds": round(time.process_time() - started, 1)}
-    )
+    files.write_json(folder / RESULT, {"plain": plain, "seconds": round(time.process_time() - started, 1)})
 
 
 @cache

