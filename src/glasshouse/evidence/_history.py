@@ -13,7 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from glasshouse.runtime.files import sha256_bytes
+
 UNCOMMITTED = "uncommitted"
+BUILT_BY_CODE = "built by code, version"
 _SPEC_FIELDS = ("id", "claim", "threshold", "null", "control", "paper")
 _THRESHOLD_FIELDS = ("relation", "value", "upper", "why")
 
@@ -74,7 +77,7 @@ def _append(history: dict[str, list[Change]], sources: list[str], commit: str, w
     for claim, changes in history.items():
         declared = literal.get(claim)
         if declared is None and any(claim.partition("/")[2] in source for source in sources):
-            declared = "not written out: " + "\n".join(_canonical(source) for source in sources)
+            declared = f"{BUILT_BY_CODE} {_digest(sources)}"
         if declared is not None and (not changes or changes[-1].declared != declared):
             changes.append(Change(commit, when, declared))
 
@@ -127,6 +130,11 @@ def _canonical(source: str) -> str:
         return ast.unparse(ast.parse(source))
     except (SyntaxError, ValueError):
         return source
+
+
+def _digest(sources: list[str]) -> str:
+    """Stands for the whole of the sources: the commit holds them."""
+    return sha256_bytes("\n".join(_canonical(source) for source in sources).encode())[:12]
 
 
 def _git_root(files: Sequence[Path]) -> Path | None:

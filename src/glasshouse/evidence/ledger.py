@@ -15,7 +15,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from glasshouse.evidence._history import threshold_history
-from glasshouse.evidence.claims import Claim, ClaimSpec
+from glasshouse.evidence._ledger_check import Problem, find_problems
+from glasshouse.evidence._ledger_figures import LedgerFigure
+from glasshouse.evidence.claims import ClaimSpec
 from glasshouse.runtime import files
 from glasshouse.runtime.errors import InputError
 
@@ -103,37 +105,14 @@ def read_ledger(
 
 def problems(
     folder: Path | str, *, specs: Iterable[ClaimSpec], codes: Mapping[str, str], tests: Path | None
-) -> list[str]:
-    """What keeps the ledger from standing for the code, one readable line each; [] when it does.
+) -> list[Problem]:
+    """What keeps the ledger from standing for the code; [] when it does.
 
-    `codes` is the current code version of each study. Listed: declared ids without a row or a test, stored
-    thresholds, nulls or controls that differ from the code's, verdicts that do not follow from the stored
-    numbers, and rows whose study's code has changed since.
+    `codes` is the current code version of each study. Found are declared ids without a row or a test, claims
+    that were not run, stored thresholds, nulls or controls that differ from the code's, verdicts that do not
+    follow from the stored numbers, rows that nothing declares, and rows whose code has changed since.
     """
-    in_code = {spec.id: spec for spec in specs}
-    records = stored(folder)
-    rows = {row["id"]: row for record in records.values() for row in record["claims"]}
-    lines = []
-    for known in declared():
-        if known.kind == "test":
-            lines += _test_problems(known, tests)
-        elif known.id not in rows:
-            where = "declared in code but not stored" if known.id in in_code else "no study declares it"
-            lines.append(f"{known.id}: missing ({where})")
-    ids = {known.id for known in declared()}
-    lines += [
-        f"{claim}: missing (declared in code but not stored)"
-        for claim in in_code
-        if claim not in {*rows, *ids}
-    ]
-    for claim, row in rows.items():
-        lines += _row_problems(claim, row, in_code.get(claim))
-    for slug, record in records.items():
-        if slug in codes and codes[slug] != record["code"]:
-            lines.append(
-                f"{slug}: stale (run with code {record['code']}, now {codes[slug]}); run the study again"
-            )
-    return lines
+    return find_problems(stored(folder), specs=specs, codes=codes, tests=tests)
 
 
 def names_a_test(root: Path, node: str) -> bool:
@@ -204,44 +183,19 @@ def _row(**given: Any) -> dict[str, Any]:
     return {field: given.get(field) for field in FIELDS}
 
 
-def _test_problems(known: Declared, tests: Path | None) -> list[str]:
-    if known.shown_by is None:
-        return [f"{known.id}: missing (no test is named to show it)"]
-    if tests is None:
-        return [f"{known.id}: cannot be looked up (the tests are not installed here)"]
-    exists = names_a_test(tests, known.shown_by)
-    return [] if exists else [f"{known.id}: missing (the test {known.shown_by} does not exist)"]
-
-
-def _row_problems(claim: str, row: Mapping[str, Any], spec: ClaimSpec | None) -> list[str]:
-    lines = []
-    if row["verdict"] == "not run":
-        lines.append(f"{claim}: not run ({row.get('note') or 'no reason stored'})")
-    elif Claim.from_json(row).verdict != row["verdict"]:
-        lines.append(f"{claim}: says '{row['verdict']}', its numbers say '{Claim.from_json(row).verdict}'")
-    if spec is None:
-        return [*lines, f"{claim}: stored, but no study declares it any more"]
-    now = spec.declared()
-    before = {"threshold": row["threshold"], "null": row["null"], "control": row["control"]["what"]}
-    for key in now:
-        if _bare(before[key]) != _bare(now[key]):
-            lines.append(
-                f"{claim}: the {key} was {_bare(before[key])} when it ran and is {_bare(now[key])} in code"
-            )
-    return lines
-
-
-def _bare(value: Any) -> Any:
-    """A threshold without the prose of its reason."""
-    return {k: v for k, v in value.items() if k != "why"} if isinstance(value, Mapping) else value
-
-
 def render_markdown(
     rows: Sequence[Mapping[str, Any]],
     records: Mapping[str, Mapping[str, Any]],
     pages: Collection[str] = (),
+    *,
+    figures: Mapping[str, Sequence[LedgerFigure]] | None = None,
+    about: Mapping[str, tuple[str, str]] | None = None,
 ) -> str:
-    """`docs/ledger.md` for the rows of `read_ledger`, the files of `stored`, and the `pages` to link."""
+    """`docs/ledger.md` for the rows of `read_ledger` and the files of `stored`.
+
+    `pages` are the system pages that exist beside it, as `wing/slug.md`; `figures` is what `stored_figures`
+    returned; `about` gives (title, paper) by study.
+    """
     from glasshouse.evidence._ledger_page import render_markdown as render
 
-    return render(rows, records, pages)
+    return render(rows, records, pages, figures or {}, about or {})

@@ -11,6 +11,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from glasshouse.evidence._ledger_figures import store_figures
 from glasshouse.evidence.claims import Claim
 from glasshouse.evidence.ledger import write_claims
 from glasshouse.runtime import files
@@ -40,7 +41,11 @@ class StudyResult:
         return list(self.record["claims"])
 
     def to_ledger(self, folder: Path | str) -> Path:
-        """Write `<folder>/<slug>.json`: the claims, the run, and the history of their thresholds."""
+        """Write `<folder>/<slug>.json`: the claims, the run, and the history of their thresholds.
+
+        The run's figures are drawn beside it, as `<folder>/figures/<slug>/*.svg`.
+        """
+        store_figures(folder, self.folder)
         return write_claims(folder, self.record, sources=self.study.files)
 
 

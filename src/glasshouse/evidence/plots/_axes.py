@@ -19,8 +19,8 @@ class Axis:
         self.start, self.stop = 0.0, 1.0
         numbers = [x for x in values if is_number(x)]
         self.categories: list[str] = []
-        if settings.get("type") == "category" or len(numbers) < len(values):
-            self.categories = list(dict.fromkeys(str(x) for x in values))
+        if settings.get("type") == "category" or any(isinstance(x, str) for x in values):
+            self.categories = list(dict.fromkeys(str(x) for x in values if x is not None))
         self.log = settings.get("type") == "log" and not self.categories
         self.named = _named_ticks(settings)
         self.low, self.high = self._range(settings, numbers, zero, pad)

@@ -214,7 +214,7 @@ def _ticks(ends: tuple[float, float], log: bool) -> list[float]:
         decades = [10.0**d for d in range(math.ceil(math.log10(low)), math.floor(math.log10(high)) + 1)]
         step = max(1, math.ceil(len(decades) / 6))
         return decades[::step] if len(decades) > 1 else [low * 1.15, math.sqrt(low * high), high / 1.15]
-    raw = (high - low) / 5
+    raw = (high - low) / 6
     size = 10 ** math.floor(math.log10(raw))
     step = next(size * m for m in (1, 2, 2.5, 5, 10) if size * m >= raw * 0.999)
     first = math.ceil(low / step - 1e-9)
