@@ -12,8 +12,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from glasshouse.behaviour._replies import says
+from glasshouse.corpora.facts import facts_of
 from glasshouse.corpora.rows import Record, Turn
-from glasshouse.corpora.templates import Template, mine_templates
+from glasshouse.corpora.templates import Template
 from glasshouse.runtime.errors import InputError
 from glasshouse.runtime.seeds import rng
 
@@ -45,7 +46,7 @@ def disputes_for(
         for i, (text, answer) in enumerate(questions)
     ]
     for records in (rows, asked):
-        templates = mine_templates(records) if records else ()
+        templates = facts_of(records) if records else ()
         disputes = disputes_from_templates(templates, n, seed=seed)
         if len(disputes) >= fewest:
             return disputes

