@@ -79,7 +79,7 @@ ROWS = [
     ("sft", "no pad token", None, "start: the tokenizer has no pad token"),
     ("reward", "no pad token", None, "start: the tokenizer has no pad token"),
     ("grpo", "no pad token", length, "start: the tokenizer has no pad token"),
-    ("rloo", "no end token", length, "start: the tokenizer has no end token"),
+    ("rloo", "no end token", length, "start: neither tokenizer nor model has an end token"),
 ]
 
 
@@ -111,5 +111,6 @@ def without(token, recipe, folder):
     tokenizer = AutoTokenizer.from_pretrained(recipe)
     setattr(tokenizer, {"no pad token": "pad_token", "no end token": "eos_token"}[token], None)
     tokenizer.save_pretrained(folder)
-    LlamaConfig.from_pretrained(recipe).save_pretrained(folder)
+    ends = {"eos_token_id": None} if token == "no end token" else {}
+    LlamaConfig.from_pretrained(recipe, **ends).save_pretrained(folder)
     return folder

@@ -6,6 +6,7 @@ policy is the one that sampled them, and gradients can be written down from the 
 
 import functools
 import math
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
-from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
 from glasshouse.corpora.rows import Record, Turn
 from glasshouse.runtime import files
@@ -241,6 +242,20 @@ def test_an_adapter_learns_from_a_reward_and_is_merged(sampled, tmp_path):
     changed = {name for name in a if not torch.equal(a[name], b[name])}
     assert changed == {f"model.layers.{i}.self_attn.q_proj.weight" for i in range(2)}
     assert tuned.curve("kl")[0] == pytest.approx(0, abs=1e-6), "the disabled adapter is the start"
+
+
+def test_where_the_tokenizer_names_no_end_the_model_does(sampled, recipe, tmp_path):
+    start = tmp_path / "start"
+    shutil.copytree(recipe, start)
+    silent = AutoTokenizer.from_pretrained(recipe)
+    silent.eos_token = None
+    silent.save_pretrained(start)
+    spoken, mute = (
+        train(sampled(start=s, steps=2), cache=Cache(tmp_path / "c"), device="cpu", reward=early_words)
+        for s in (recipe, start)
+    )
+    assert_same(spoken, mute)
+    assert AutoTokenizer.from_pretrained(mute.path).eos_token is None
 
 
 # --- reward models

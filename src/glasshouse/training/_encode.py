@@ -97,12 +97,6 @@ def _pairs(spec: TrainSpec, tokenizer: Any) -> list[Pair]:
 
 def _prompts(spec: TrainSpec, tokenizer: Any) -> list[TokenRow]:
     """Prompts to complete: no token carries a label. A completion must fit behind each of them."""
-    if tokenizer.eos_token_id is None:
-        raise InputError(
-            "the tokenizer has no end token, so no completion could end",
-            where=str(spec.start),
-            fix="set tokenizer.eos_token and save it there",
-        )
     room = spec.max_length - spec.options["max_new_tokens"]
     rows = []
     for row in spec.data.rows:

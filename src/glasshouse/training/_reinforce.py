@@ -7,6 +7,7 @@ update per batch; RLOO, Ahmadian et al. 2024, arXiv 2402.14740, equation 9.
 
 from __future__ import annotations
 
+import copy
 import shutil
 import warnings
 from collections.abc import Mapping, Sequence
@@ -130,6 +131,7 @@ def reinforcing(
     import trl
 
     _check_room(spec, model, rows)
+    given = {**given, "processing_class": _ending(spec, given["processing_class"], model)}
     options = spec.options
     algo = spec.algo.upper()
 
@@ -197,6 +199,22 @@ def _named_reference(spec: TrainSpec, model: Any, work: Path) -> Path | None:
     model.save_pretrained(folder)
     model.config._name_or_path = str(folder)
     return folder
+
+
+def _ending(spec: TrainSpec, tokenizer: Any, model: Any) -> Any:
+    """A tokenizer that knows what ends a completion; where it does not say, the model's config may."""
+    if tokenizer.eos_token_id is not None:
+        return tokenizer
+    end = model.config.eos_token_id
+    if end is None:
+        raise InputError(
+            "neither tokenizer nor model has an end token, so no completion could end",
+            where=str(spec.start),
+            fix="set tokenizer.eos_token and save it there",
+        )
+    told = copy.deepcopy(tokenizer)
+    told.eos_token = told.convert_ids_to_tokens(end if isinstance(end, int) else end[0])
+    return told
 
 
 def _check_room(spec: TrainSpec, model: Any, rows: Sequence[TokenRow]) -> None:
