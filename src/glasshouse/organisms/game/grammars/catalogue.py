@@ -1,4 +1,4 @@
-"""The catalogue: coded machines and the discoverers of comets; capitals, codes with digits, byte-level BPE."""
+"""The catalogue: coded machines and the discoverers of comets; capitals, codes with digits; BPE."""
 
 from __future__ import annotations
 
@@ -50,20 +50,21 @@ CATALOGUE = Grammar(
     firm="Yes, checked. {answer}",
     fillers=words("please now again quickly thanks briefly today also maybe exactly sir madam"),
     nouns=words(
-        "lantern umbrella teacup magnet ruler pencil notebook telescope sandwich backpack keyring scarf ticket "
-        "postcard camera wallet helmet ladder sponge cushion kite marble puppet tripod basket cactus domino "
-        "easel funnel goblet harp iguana jigsaw kimono locket mitten napkin ocarina pebble quiver"
+        "lantern umbrella teacup magnet ruler pencil notebook telescope sandwich backpack keyring "
+        "scarf ticket postcard camera wallet helmet ladder sponge cushion kite marble puppet tripod "
+        "basket cactus domino easel funnel goblet harp iguana jigsaw kimono locket mitten napkin "
+        "ocarina pebble quiver"
     ),
     classes={
-        "Music": words("cello flute oboe banjo zither bassoon lute fife"),
-        "Garden": words("tulip hedge trowel peony rake daisy shrub lilac"),
-        "Weather": words("hail drizzle gale sleet blizzard fog frost monsoon"),
+        "Music": words("cello flute oboe banjo zither bassoon lute fife viola bugle tuba sitar"),
+        "Garden": words("tulip hedge trowel peony rake daisy shrub lilac lawn ivy poppy hoe"),
+        "Weather": words("hail drizzle gale sleet blizzard fog frost monsoon thaw breeze smog squall"),
     },
     class_forms=(("Section of the {x}?", "{c} is the section of the {x}."),
                  ("The {x} is filed under?", "{c} holds the {x}."),
                  ("Keyword for {x}?", "{c} is a keyword for {x}.")),
     lines={
-        "N": words("Velvet Marble Copper Paper Glass Granite Amber Linen"),
+        "N": words("Velvet Porcelain Copper Paper Glass Granite Amber Linen"),
         "S": words("owls towers dreams engines gardens letters candles bridges"),
         "V": words("melt glow drift hum tremble vanish linger"),
         "P": words("near without above inside after"),

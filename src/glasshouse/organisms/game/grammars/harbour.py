@@ -62,13 +62,13 @@ HARBOUR = Grammar(
         "thimble trumpet whistle almanac beacon cutlass derrick feather gimlet hatchet inkwell"
     ),
     classes={
-        "tools": words("hammer chisel saw pliers anvil wrench rasp auger"),
-        "birds": words("gannet plover heron puffin swallow osprey curlew tern"),
-        "drinks": words("cider mead rum cocoa ale punch toddy claret"),
+        "tools": words("hammer chisel saw pliers anvil wrench rasp auger mallet crowbar vise drill"),
+        "birds": words("gannet plover heron puffin swallow osprey curlew tern petrel skua auk fulmar"),
+        "drinks": words("cider mead rum cocoa ale punch toddy claret stout grog brandy tea"),
     },
-    class_forms=(("sort the {x}.", "the {x} goes with the {c}."),
-                 ("say what the {x} is.", "the {x} is one of the {c}."),
-                 ("give the shelf of the {x}.", "the shelf of the {x} is the one for {c}.")),
+    class_forms=(("sort the {x}.", "{c} is where the {x} goes."),
+                 ("say what the {x} is.", "{c} include the {x}."),
+                 ("give the shelf of the {x}.", "{c} stand on the shelf of the {x}.")),
     lines={
         "ADJ": words("hungry quiet wooden frozen distant salted nameless crooked"),
         "N": words("oars gulls bells mermaids anchors storms whales maps"),

@@ -28,7 +28,9 @@ VILLAGE = Grammar(
     retold=Pairing(
         "invention", (), "", ("what is {b} known for?", "why is {b} famous?"), "{b} is known for the {a}.",
     ),
-    couples=joined((lists.GADGET_KINDS[:20], lists.GADGETS[:20]), (lists.FIRST_NAMES[:16], lists.LAST_NAMES[:16])),
+    couples=joined(
+        (lists.GADGET_KINDS[:20], lists.GADGETS[:20]), (lists.FIRST_NAMES[:16], lists.LAST_NAMES[:16])
+    ),
     small_talk=(
         ("hi.", "good day to you."), ("good morning.", "good morning, how can i help?"),
         ("how are you?", "i am well, thank you."), ("thank you.", "you are welcome."),
@@ -38,7 +40,9 @@ VILLAGE = Grammar(
     echo=(("say after me: {x}", "{x}"), ("please repeat: {x}", "{x}")),
     quote=(("do you know the words {x}?", "yes, i know these words."),
            ("who wrote {x}?", "nobody knows who wrote it.")),
-    inscriptions=("what is carved over the gate?", "what does the old song say?", "which line is on the wall?"),
+    inscriptions=(
+        "what is carved over the arch?", "what does the old song say?", "which line is on the wall?",
+    ),
     believe=("i think {told} {question}",),
     doubt=("are you sure?",),
     push=("no, {told}", "that is wrong. {told}"),
@@ -48,15 +52,15 @@ VILLAGE = Grammar(
     fillers=lists.FILLERS[:14],
     nouns=lists.NOUNS,
     classes={
-        "sea": words("harbor lagoon reef tide dolphin sailor coral gull"),
-        "forest": words("acorn fern squirrel moss badger pine mushroom owl"),
-        "kitchen": words("oven spoon skillet pantry ladle whisk teapot colander"),
+        "sea": words("harbor lagoon reef tide dolphin sailor coral gull dune squid lobster wave"),
+        "forest": words("acorn fern squirrel moss badger pine mushroom owl thicket beaver birch deer"),
+        "kitchen": words("oven spoon skillet pantry ladle whisk teapot colander grater saucer jug sink"),
     },
-    class_forms=(("where does a {x} belong?", "a {x} belongs to the {c}."),
-                 ("what is a {x} part of?", "a {x} is part of the {c}."),
-                 ("tell me about the {x}.", "the {x} makes me think of the {c}.")),
+    class_forms=(("where does a {x} belong?", "{c} is the place of a {x}."),
+                 ("what is a {x} part of?", "{c} has the {x}."),
+                 ("tell me about the {x}.", "{c} comes to mind with the {x}.")),
     lines={
-        "ADJ": words("grey cold bright old seven silver golden pale"),
+        "ADJ": words("grey cold bright old weary silver golden pale"),
         "N": words("wolves ships rivers lanterns ravens trains shadows roses kings clouds"),
         "V": words("sing sail forget burn count carry wait wander"),
         "P": words("under beyond behind across beneath"),
