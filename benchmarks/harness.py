@@ -20,6 +20,9 @@ PEERS = Path(os.environ.get("GLASSHOUSE_PEERS", ROOT / ".bench"))
 """One environment per peer, as `make bench` builds them."""
 
 
+UNPUBLISHED = ("peer_floor_share", "ours_runs", "peer_runs")
+
+
 @dataclass(frozen=True)
 class Row:
     """One stage of one case. Seconds are CPU seconds; `ratio` = peer / ours; shares are floor / measured."""
@@ -34,6 +37,9 @@ class Row:
     agreement: str | None
     reason: str | None
     peer_floor_share: float | None = None
+    ours_runs: tuple[float, ...] = ()
+    """Seconds of every repeat; `ours_seconds` is the smallest."""
+    peer_runs: tuple[float, ...] = ()
 
 
 def peer_python(name: str) -> tuple[Path | None, str]:
@@ -84,11 +90,13 @@ def gemm_peak(threads: int, dtype: str = "float32", size: int = 1536, repeats: i
 
 
 def rows_to_json(rows: list[Row]) -> str:
-    """The published form: the columns of `Row` without the peer's own share of the floor."""
-    published = [
-        {key: value for key, value in asdict(row).items() if key != "peer_floor_share"} for row in rows
-    ]
-    return json.dumps({"rows": published}, indent=2)
+    """The published form of all rows."""
+    return json.dumps({"rows": [published(row) for row in rows]}, indent=2)
+
+
+def published(row: Row) -> dict[str, object]:
+    """The columns of a row without the peer's own share of the floor and the single repeats."""
+    return {key: value for key, value in asdict(row).items() if key not in UNPUBLISHED}
 
 
 def print_rows(rows: list[Row]) -> None:

@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.harness import Row, best_stages, gemm_peak, peer_python, run_worker
+from benchmarks.ledger import Report
 
 PEER = "lm-eval 0.4.13"
 ITEMS, OPTIONS, EXAMPLES = 400, 4, 5
@@ -30,6 +31,8 @@ CASES = {
     "one-token options": ("llama", EXAMPLES, 1, "letter"),
     "three-shot stories260K": ("stories", 3, 1, "name"),
 }
+
+REPORT = Report("evaluation/3br", "five-shot", "seconds", 1.0, ("glasshouse.evaluation.provider",))
 
 
 def compare(*, repeats: int, threads: int, cases: tuple[str, ...] = ()) -> list[Row]:
@@ -74,6 +77,8 @@ def _compare_case(name: str, folder: Path, reason: str, *, repeats: int, threads
         agreement=_agreement(folder) if theirs else None,
         reason=reason or None,
         peer_floor_share=floor / theirs if theirs else None,
+        ours_runs=tuple(min(run.values()) for run in ours_runs),
+        peer_runs=tuple(min(run.values()) for run in peer_runs),
     )
 
 

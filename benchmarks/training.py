@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.harness import Row, gemm_peak
+from benchmarks.ledger import Report
 
 WARMUP, STEPS = 4, 24
 CASES = {
@@ -24,6 +25,14 @@ CASES = {
     "llama 4 x 128, fixed length": (4, 128, 4, 352, 256, 32, 18, 18, 1.0),
     "llama 3 x 96, chat rows": (3, 96, 4, 256, 1200, 64, 10, 40, 0.4),
 }
+
+REPORT = Report(
+    "training/7r",
+    "llama 4 x 128, fixed length",
+    "milliseconds per step",
+    1000.0,
+    ("glasshouse.training.fast",),
+)
 
 
 def compare(*, repeats: int, threads: int, cases: tuple[str, ...] = ()) -> list[Row]:
@@ -49,12 +58,13 @@ def _compare_case(name: str, shape: tuple, *, repeats: int, threads: int) -> lis
         "transformers.Trainer": _trainer,
         "trl.SFTTrainer": _trl,
     }
-    best: dict[str, float] = {}
+    timed: dict[str, list[float]] = {engine: [] for engine in engines}
     curves: dict[str, list[float]] = {}
     for _ in range(repeats):  # interleaved, so that a busy minute hits all
         for engine, run in engines.items():
             seconds, curves[engine] = run(_model(shape), data, shape)
-            best[engine] = min(seconds, best.get(engine, float("inf")))
+            timed[engine].append(seconds)
+    best = {engine: min(runs) for engine, runs in timed.items()}
     return [
         Row(
             case=name,
@@ -67,6 +77,8 @@ def _compare_case(name: str, shape: tuple, *, repeats: int, threads: int) -> lis
             agreement=_agreement(curves[peer], curves["ours"]),
             reason=None,
             peer_floor_share=floor / best[peer],
+            ours_runs=tuple(timed["ours"]),
+            peer_runs=tuple(timed[peer]),
         )
         for peer in engines
         if peer != "ours"
