@@ -22,7 +22,7 @@ VERSIONS = ("glasshouse", "torch", "transformers", "trl", "inspect-ai", "numpy")
 
 @dataclass(frozen=True)
 class Report:
-    """One report row; `case` names the benchmark row whose repeats are the estimate, `scale` makes its unit."""
+    """One report row: `case` names the row whose repeats are the estimate, `scale` makes its unit."""
 
     id: str
     case: str
