@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -46,15 +46,23 @@ class Measured:
 def measure_all(
     units: Sequence[Unit], *, executor: str | Executor = "local", progress: Progress | None = None
 ) -> list[Measured]:
-    """Every unit measured, in order; finished ones come from the cache."""
-    return gathered(get_executor(executor).map(measure_one, units), "baselines", len(units), progress)
+    """Every unit measured, in order; finished ones come from the cache.
+
+    Of what is beyond log-probabilities only rows help these methods, so that `text` and `weights` share one
+    measurement.
+    """
+    todo = list(dict.fromkeys(_measured_as(unit) for unit in units))
+    found = gathered(get_executor(executor).map(measure_one, todo), "baselines", len(todo), progress)
+    at = {one.unit: one for one in found}
+    return [replace(at[_measured_as(unit)], unit=unit) for unit in units]
+
+
+def _measured_as(unit: Unit) -> Unit:
+    return unit if unit.regime == "weights+data" else replace(unit, regime="text")
 
 
 def measure_one(unit: Unit) -> Measured:
-    """One unit, from the cache or now.
-
-    Of what is beyond log-probabilities only rows help these methods: `text` and `weights` share an entry.
-    """
+    """One unit, from the cache or now."""
     data = unit.regime == "weights+data"
     folder = Cache().fetch(
         "game-baseline",
