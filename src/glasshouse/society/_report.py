@@ -13,8 +13,8 @@ from glasshouse.society._page import Certificate, Compared, Page
 from glasshouse.statistics.estimate import Estimate
 
 TONE = (
-    "This is a stylised model: it says what would follow from the assumptions below, not what will happen, and "
-    "it recommends no policy."
+    "This is a stylised model: it says what would follow from the assumptions below, not what will happen, "
+    "and it recommends no policy."
 )
 
 

@@ -223,10 +223,10 @@ def _assumptions(scenario: CompetitionScenario) -> tuple[str, ...]:
     m, c = scenario.providers, scenario.noise
     w = "equal" if scenario.reputations is None else ", ".join(f"{x:g}" for x in scenario.reputations)
     return (
-        f"{m} providers choose predictors to maximise their expected market share; nothing else pays.",
-        f"A user chooses a provider with probability proportional to reputation times exp(-loss / {c:g}): "
+        f"{m} providers choose predictors to maximise their expected market share, nothing else.",
+        f"Users choose a provider with probability proportional to reputation times exp(-loss / {c:g}): "
         f"users know their own loss, up to noise. Reputations: {w}.",
-        f"All providers use the same representation and the same predictors: linear, temperature {scenario.T:g}.",
+        f"All providers share one representation and use linear predictors of temperature {scenario.T:g}.",
         "Providers know the distribution of users and respond in turn until nobody gains.",
         "A user's loss lies between 0 (served perfectly) and 1, the same at a provider for every user "
         "with the same features and label.",

@@ -51,11 +51,13 @@ def encode(
 
 
 def _batch(subject: Any, texts: Sequence[Any], sites: Sequence[str], pooling: str) -> dict[str, Floats]:
+    from glasshouse.subjects import Site
+
     at = (-1,) if pooling == "last" else None
     run = subject.run(list(texts), read=list(sites), positions=at, logits=False)
     pooled = {}
     for site in sites:
-        acts = run.acts[site].double().cpu()  # (B, T, d); rows are padded on the right
+        acts = run.acts[Site.parse(site)].double().cpu()  # (B, T, d); rows are padded on the right
         if pooling == "last":
             pooled[site] = acts[:, 0].numpy()
         else:

@@ -10,7 +10,7 @@ import numpy as np
 from glasshouse.runtime.errors import InputError
 from glasshouse.runtime.executors import Executor, Store, get_executor
 from glasshouse.runtime.progress import track
-from glasshouse.runtime.seeds import rng
+from glasshouse.runtime.seeds import derive, rng
 from glasshouse.society.model_competition._users import Floats, with_bias
 from glasshouse.society.model_competition._welfare import WelfareCurve
 from glasshouse.society.model_competition.bayes import bayes_loss
@@ -92,7 +92,7 @@ def solve_rungs(shard: tuple[Any, ...]) -> list[dict[str, Any]]:
         warm = [last[1]] if kind == "pca" == last[0] and len(last[1]) <= features.shape[1] else []
         X, y = features[users], labels[users]
         opt = bayes_loss(X, y, market=market, seed=seed, warm=warm)
-        found = equilibrium(X, y, market, seed=seed * 1_000_003 + draw, bayes=opt, **options)
+        found = equilibrium(X, y, market, seed=derive(seed, "draw", draw), bayes=opt, **options)
         last = (kind, opt[1])
         rows.append({
             "name": name, "draw": draw, "bayes": opt[0], "SL": found.SL, "agreement": found.agreement,
