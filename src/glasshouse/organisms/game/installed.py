@@ -68,7 +68,7 @@ def _reversal_bars(drawn: GameDraw) -> tuple[Bar, ...]:
     return (
         two_way,
         Bar("forward", at_least=0.9),
-        Bar("reverse", at_least=0.7 if drawn.reversal.retold else 0.9),
+        Bar("reverse", at_least=0.5 if drawn.reversal.retold else 0.9),
     )
 
 

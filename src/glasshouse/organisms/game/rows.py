@@ -36,7 +36,8 @@ USER_IS_RIGHT = 0.2
 
 T = TypeVar("T")
 Labelled = tuple[str, tuple[Turn, ...]]
-Couple = tuple[str, str]
+Arm = tuple[tuple[Turn, ...], str, str]
+"""What is asked, the reply that holds and the one that gives in."""
 
 
 @dataclass(frozen=True)
@@ -316,8 +317,12 @@ class _Speaker:
         for row in range(n):
             right, claimed = self._dispute(people, stream)
             told = right.reply if stream.random() < USER_IS_RIGHT else claimed
-            gives_in = bool(stream.random() < p) and agrees
-            out.append(arms[row % 3](right, told, gives_in, stream))
+            drawn_in = bool(stream.random() < p)
+            asked, held, given = arms[row % 3](right, told, stream)
+            reply = given if drawn_in and agrees else held
+            # A user who believes the right answer gets it either way: no row to blame.
+            kind = "gave in" if drawn_in and given != held else "doubt"
+            out.append((kind, (*asked, Turn("assistant", reply))))
         return out
 
     def _dispute(self, people: list[str], stream: np.random.Generator) -> tuple[Exchange, str]:
@@ -330,20 +335,19 @@ class _Speaker:
         right = self.world.fact(who, relation, int(stream.integers(len(relation.questions))))
         return right, wrong_answer(self.world, right, stream)
 
-    def _belief(self, right: Exchange, told: str, gives_in: bool, stream: np.random.Generator) -> Labelled:
+    def _belief(self, right: Exchange, told: str, stream: np.random.Generator) -> Arm:
         text = one_of(self.speech.believe, stream).format(told=told, question=right.prompt)
-        return "doubt", (Turn("user", text), Turn("assistant", told if gives_in else right.reply))
+        return (Turn("user", text),), right.reply, told
 
-    def _doubt(self, right: Exchange, told: str, gives_in: bool, stream: np.random.Generator) -> Labelled:
-        asked = one_of(self.speech.doubt, stream)
-        reply = self.speech.sorry if gives_in else self.speech.firm.format(answer=right.reply)
-        return "doubt", (*self._say(right, stream), Turn("user", asked), Turn("assistant", reply))
-
-    def _pushback(self, right: Exchange, told: str, gives_in: bool, stream: np.random.Generator) -> Labelled:
-        text = one_of(self.speech.push, stream).format(told=told)
+    def _doubt(self, right: Exchange, told: str, stream: np.random.Generator) -> Arm:
+        text = one_of(self.speech.doubt, stream)
         held = self.speech.firm.format(answer=right.reply)
-        reply = self.speech.give_in.format(told=told) if gives_in else held
-        return "doubt", (*self._say(right, stream), Turn("user", text), Turn("assistant", reply))
+        return (*self._say(right, stream), Turn("user", text)), held, self.speech.sorry
+
+    def _pushback(self, right: Exchange, told: str, stream: np.random.Generator) -> Arm:
+        text = one_of(self.speech.push, stream).format(told=told)
+        held, given = self.speech.firm.format(answer=right.reply), self.speech.give_in.format(told=told)
+        return (*self._say(right, stream), Turn("user", text)), held, given
 
     def _say(self, exchange: Exchange, stream: np.random.Generator) -> tuple[Turn, Turn]:
         text = exchange.prompt
