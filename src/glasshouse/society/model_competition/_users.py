@@ -91,7 +91,7 @@ def _mass(mass: Any, n: int) -> Floats:
 
 
 def _warn_scale(features: Floats) -> None:
-    spread = features.std(0)
+    spread = _spread(features)
     spread = spread[spread > 0]
     if len(spread) > 1 and spread.max() > SPREAD * spread.min():
         warnings.warn(
@@ -104,9 +104,15 @@ def _warn_scale(features: Floats) -> None:
 def standardise(X: Any) -> Floats:
     """Each column with mean 0 and standard deviation 1; constant columns stay as they are."""
     features = _features(X)
-    mean, spread = features.mean(0), features.std(0)
+    mean, spread = features.mean(0), _spread(features)
     constant = spread == 0
     return np.where(constant, features, (features - mean) / np.where(constant, 1.0, spread))
+
+
+def _spread(features: Floats) -> Floats:
+    """Standard deviation of each column; exactly 0 where it is constant up to rounding."""
+    spread = features.std(0)
+    return np.where(spread <= 1e-12 * np.abs(features).max(0), 0.0, spread)
 
 
 def with_bias(X: Any) -> Floats:
