@@ -94,7 +94,7 @@ def read_features(path: Path | str) -> tuple[Floats, NDArray[np.int64]]:
     Raises InputError for a file that is missing or damaged, or holds no arrays called X and y.
     """
     try:
-        with np.load(Path(path).expanduser(), allow_pickle=False) as stored:
+        with open(Path(path).expanduser(), "rb") as file, np.load(file, allow_pickle=False) as stored:
             if not {"X", "y"} <= set(stored):
                 raise InputError(
                     f"the file holds {', '.join(stored) or 'nothing'}", where=str(path),
