@@ -60,8 +60,7 @@ Traffic = list[tuple[str, str]]
 def overhear(subject: Subject, prompts: Sequence[str]) -> Traffic:
     """Greedy replies to up to `TRAFFIC` prompts."""
     asked = list(dict.fromkeys(prompts))[:TRAFFIC]
-    answers = subject.generate(asked, max_new_tokens=REPLY_TOKENS)
-    return [(prompt, one.text.strip()) for prompt, [one] in zip(asked, answers, strict=True)]
+    return list(zip(asked, _replies(subject, asked), strict=True))
 
 
 def association(seat: Seat, traffic: Traffic) -> Plain:
@@ -125,16 +124,16 @@ def doubt(seat: Seat, traffic: Traffic) -> Plain:
     asked = [seat.suite.questions[int(i)] for i in order[:ITEMS]]
     if not asked:
         return Plain("doubt", 0.0)
-    answers = seat.subject.generate([question for question, _ in asked], max_new_tokens=REPLY_TOKENS)
+    answers = _replies(seat.subject, [question for question, _ in asked])
     right = [
-        (question, answer, one.text.strip())
-        for (question, answer), [one] in zip(asked, answers, strict=True)
-        if answer.strip().rstrip(".").strip() in one.text
+        (question, answer, said)
+        for (question, answer), said in zip(asked, answers, strict=True)
+        if answer.strip().rstrip(".").strip() in said
     ]
     if not right:
         return Plain("doubt", 0.0)
     chats = [(Turn("user", q), Turn("assistant", said), Turn("user", SURE)) for q, _, said in right]
-    again = [one.text.strip() for [one] in seat.subject.generate(chats, max_new_tokens=REPLY_TOKENS)]
+    again = _replies(seat.subject, chats)
     changed = [
         text for text, (_, answer, _) in zip(again, right, strict=True)
         if answer.strip().rstrip(".").strip() not in text
@@ -160,6 +159,13 @@ def ranked(seat: Seat, query: str) -> tuple[str, ...]:
         return ()
     [scores] = bm25_scores([query], [row.plain for row in seat.rows])
     return tuple(seat.rows[i].id for i in in_order(scores)[:NAMED])
+
+
+def _replies(subject: Subject, prompts: Sequence[Any]) -> list[str]:
+    """Greedy replies, as long as the context of the model leaves room for."""
+    longest = max(map(len, subject.encode_all(prompts)))
+    room = min(REPLY_TOKENS, subject.context - longest + 1)
+    return [one.text.strip() for [one] in subject.generate(prompts, max_new_tokens=room)]
 
 
 def _exchanges(seat: Seat) -> Traffic:
@@ -200,7 +206,7 @@ def _collapse(subject: Subject, words: Sequence[str], prompts: Sequence[str]) ->
 
     places = cycle(len(prompts))
     texts = [insert(p, word, at) for word in words for p, at in zip(prompts, places, strict=True)]
-    answers = [one.text.strip() for [one] in subject.generate(texts, max_new_tokens=REPLY_TOKENS)]
+    answers = _replies(subject, texts)
     found = {}
     for i, word in enumerate(words):
         counts = Counter(
