@@ -92,7 +92,7 @@ def curve():
 
 
 def test_a_better_representation_of_digits_serves_users_worse(curve):
-    ladder, y, found = curve
+    _, _, found = curve
     assert found.estimate("pca:0", "bayes").value > found.estimate("pca:1", "bayes").value
     assert found.estimate("pca:1").value > 3 * found.estimate("pca:0").value
     pairs = nonmonotone_test(found)

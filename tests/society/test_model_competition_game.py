@@ -84,7 +84,7 @@ def test_the_game_lands_on_the_closed_form(m, alpha, seed):
     data = no_information(alpha)
     found = equilibrium(data.X, data.y, CompetitionMarket(m=m, c=0.3, T=0.1), seed=seed)
     known = closed_form([alpha], m, 0.3).iloc[0]
-    assert found.SL == pytest.approx(known["SL"], abs=NUMERICAL)
+    assert pytest.approx(known["SL"], abs=NUMERICAL) == found.SL
     assert found.k_hetero == min(known["k"], m - known["k"])
     assert found.converged and found.eps_nash <= 1e-4
 
@@ -125,11 +125,11 @@ def test_best_responses_cycle_where_no_pure_equilibrium_exists():
 def test_softmax_predictors_reach_the_closed_form_of_two_labels():
     data = no_information(0.4)
     found = equilibrium(data.X, data.y, CompetitionMarket(m=3, c=0.3, T=0.1, loss="l1_softmax"))
-    assert found.SL == pytest.approx(closed_form([0.4], 3, 0.3)["SL"].iloc[0], abs=NUMERICAL)
+    assert pytest.approx(closed_form([0.4], 3, 0.3)["SL"].iloc[0], abs=NUMERICAL) == found.SL
 
 
 def test_with_three_labels_hedging_beats_every_single_label():
-    """Softmax providers may spread their prediction, so 0-1 theory is no bound: the certificate is the proof."""
+    """Softmax providers may spread their prediction: 0-1 theory is no bound, the certificate is the proof."""
     y, market = np.repeat([0, 1, 2], [50, 30, 20]), CompetitionMarket(m=3, c=0.3, T=0.1, loss="l1_softmax")
     found = equilibrium(np.ones((100, 1)), y, market)
     made = Engine(Users.of(np.ones((100, 1)), y), market, Options())
@@ -146,7 +146,7 @@ def test_with_three_labels_hedging_beats_every_single_label():
 def test_two_providers_serve_users_as_one_would():
     data = gaussians(1.5, n=600)
     found = equilibrium(data.X, data.y, CompetitionMarket(m=2))
-    assert found.SL == pytest.approx(found.bayes, abs=0.006)
+    assert pytest.approx(found.bayes, abs=0.006) == found.SL
     three = equilibrium(data.X, data.y, CompetitionMarket(m=3))
     assert three.bayes - three.SL > 0.05
 
@@ -161,7 +161,7 @@ def test_rows_may_be_repeated_reordered_or_weighed():
     weighed = equilibrium(data.X, data.y, market, mass=np.full(len(data.y), 7.0))
     # Sums of masses round differently, so weights agree only in what they predict.
     for other in (again, weighed):
-        assert other.SL == pytest.approx(plain.SL, abs=1e-3)
+        assert pytest.approx(plain.SL, abs=1e-3) == other.SL
         assert other.bayes == pytest.approx(plain.bayes, abs=1e-4)
 
 

@@ -54,7 +54,7 @@ def test_the_closed_form_lists_exactly_the_equilibria_that_brute_force_finds(alp
         assert (k in found) == stands(labels, [1 - alpha, alpha], c)
         if k in found:
             SL, major, minor = found[k]
-            assert SL == pytest.approx(loss, abs=1e-12)
+            assert pytest.approx(loss, abs=1e-12) == SL
             assert k == m or major == pytest.approx(shares[-1], abs=1e-12)
             assert k == 0 or minor == pytest.approx(shares[0], abs=1e-12)
 
@@ -81,7 +81,7 @@ def test_the_threshold(m, c, expected):
 
 
 def test_theorem_1_better_information_can_hurt():
-    """c -> 0: SL is alpha below 1/m and 0 above, so that crossing 1/m downwards raises it from 0 to 1/m."""
+    """C -> 0: SL is alpha below 1/m and 0 above, so that crossing 1/m downwards raises it from 0 to 1/m."""
     frame = theory.closed_form([0.1, 0.2, 0.3, 0.34, 0.4, 0.5], 3, 0.0)
     below, above = frame[frame["alpha"] < 1 / 3], frame[frame["alpha"] > 1 / 3]
     assert below["SL"].tolist() == pytest.approx(below["alpha"].tolist())
@@ -124,7 +124,10 @@ def test_unequal_reputations_leave_both_providers_indifferent(alpha, small):
 
 
 @settings(max_examples=20, deadline=None)
-@given(raw=st.lists(st.floats(0.05, 1), min_size=2, max_size=3), m=st.integers(2, 4), c=st.sampled_from([0, 0.3]))
+@given(
+    raw=st.lists(st.floats(0.05, 1), min_size=2, max_size=3), m=st.integers(2, 4),
+    c=st.sampled_from([0, 0.3]),
+)  # fmt: skip
 def test_multiclass_equilibria_are_those_of_brute_force(raw, m, c):
     mass = [p / sum(raw) for p in raw]
     found = {e.counts: e for e in theory.multiclass_equilibria(mass, m, c)}
@@ -132,7 +135,7 @@ def test_multiclass_equilibria_are_those_of_brute_force(raw, m, c):
         counts = tuple(labels.count(y) for y in range(len(mass)))
         shares, loss = market(list(labels), mass, c)
         if stands(list(labels), mass, c):
-            assert found[counts].SL == pytest.approx(loss, abs=1e-9)
+            assert pytest.approx(loss, abs=1e-9) == found[counts].SL
             for label, share in zip(labels, shares, strict=True):
                 assert found[counts].shares[label] == pytest.approx(share, abs=1e-9)
         else:
@@ -143,7 +146,7 @@ def test_two_labels_are_the_binary_closed_form():
     binary = theory.closed_form([0.4], 4, 0.3)
     both = theory.multiclass_equilibria([0.6, 0.4], 4, 0.3)
     assert sorted(e.counts[1] for e in both) == binary["k"].tolist()
-    assert both[0].SL == pytest.approx(binary["SL"].iloc[0], abs=1e-12)
+    assert pytest.approx(binary["SL"].iloc[0], abs=1e-12) == both[0].SL
 
 
 @pytest.mark.parametrize(

@@ -76,7 +76,7 @@ def report_grids(
 
     One provider, the mechanism switched off, is the Bayes loss that every row carries.
     """
-    bare = {"users": "no-information", "features": None}
+    bare = {"users": "no-information", "features": None, "size": 400}  # every alpha of the grid is exact
     grids = {"phase": (bare, {"alpha": ALPHAS}), "ladder": ({}, default_grid(scenario))}
     if scenario.providers > 2:
         grids["two"] = ({"providers": 2, "reputations": None}, default_grid(scenario))
