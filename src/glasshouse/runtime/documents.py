@@ -11,6 +11,9 @@ from glasshouse.runtime.errors import InputError
 MOST_BYTES = 1_000_000
 """A longer file is not one that a person wrote by hand."""
 
+DEEPEST = 50
+"""YAML is read in time that grows with the square of its depth."""
+
 
 def read_document(path: Path | str) -> dict[str, Any]:
     """The mapping in a `.json`, `.yaml` or `.yml` file.
@@ -51,8 +54,13 @@ def _yaml(text: str, path: Path | str) -> Any:
     import yaml
 
     try:
-        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, Loader=yaml.SafeLoader)):
-            raise InputError("the file uses YAML anchors", where=str(path), fix="write the values out")
+        depth = 0
+        for event in yaml.parse(text, Loader=yaml.SafeLoader):
+            if isinstance(event, yaml.AliasEvent):
+                raise InputError("the file uses YAML anchors", where=str(path), fix="write the values out")
+            depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+            if depth > DEEPEST:
+                raise InputError(f"the file nests deeper than {DEEPEST} levels", where=str(path))
         return yaml.safe_load(text)
     except (yaml.YAMLError, RecursionError, ValueError) as error:
         if isinstance(error, InputError):

@@ -19,6 +19,8 @@ LEFT, RIGHT, TOP, BOTTOM = 11.0, 98.0, 14, 46
 HEIGHT = 330
 COLOURS = 5
 MOST_MARKS = 6
+LARGEST = 1e100
+"""Values beyond have no axis; they are drawn at its end."""
 MOST_POINTS = 2_000
 
 Kind = Literal["theory", "control", "measured"]
@@ -170,10 +172,12 @@ class _Axes:
 
 
 def _range(values: list[float], log: bool, *, zero: bool) -> tuple[float, float] | None:
-    kept = [v for v in values if math.isfinite(v) and (v > 0 or not log)]
+    kept = [v for v in values if abs(v) <= LARGEST and (v >= 1 / LARGEST or not log)]
     if not kept:
         return None
     low, high = min(kept), max(kept)
+    if high - low < 1e-9 * max(abs(low), abs(high), 1 / LARGEST):  # one value, up to rounding
+        low = high = (low + high) / 2
     if log:
         return (low / 1.15, high * 1.15) if low < high else (low / 3, high * 3)
     low = 0.0 if zero and low >= 0 else low
