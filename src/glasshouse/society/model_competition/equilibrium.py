@@ -150,7 +150,7 @@ class _Game:
             return here[None]
         rest = [self.W[k] for k in range(len(self.W)) if k != j]
         named = [here, -here, self.opt, -self.opt, 0 * here, np.mean(rest, 0)]
-        named += [sign * one for one in rest for sign in (1, -1)]
+        named += [sign * one for one in rest[:count] for sign in (1, -1)]
         named = named[: max(count, 6)]
         scale = max(float(np.sqrt((here**2).mean())), 0.5)
         random = self.draws.normal(0, scale, (max(count - len(named), 2), *here.shape))
