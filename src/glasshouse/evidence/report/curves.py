@@ -15,8 +15,8 @@ from typing import Literal
 from glasshouse.evidence.report.visible import visible
 from glasshouse.runtime.errors import InputError
 
-LEFT, RIGHT, TOP, BOTTOM = 11.0, 98.0, 14, 46
-HEIGHT = 330
+LEFT, RIGHT, TOP, BOTTOM = 11.0, 98.0, 14, 28
+HEIGHT = 312
 COLOURS = 5
 MOST_MARKS = 6
 LARGEST = 1e100
@@ -208,7 +208,6 @@ def _grid(chart: Chart, axes: _Axes) -> list[str]:
         parts.append(f'<line x1="{x}%" y1="{base}" x2="{x}%" y2="{base + 5}" class="axis"/>')
         parts.append(_text(x or 0.0, base + 19, short(tick), "middle"))
     parts.append(f'<line x1="{LEFT}%" y1="{base}" x2="{RIGHT}%" y2="{base}" class="axis"/>')
-    parts.append(_text((LEFT + RIGHT) / 2, HEIGHT - 6, visible(chart.x_title, 90), "middle", "axis-title"))
     return parts
 
 
