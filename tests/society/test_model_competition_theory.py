@@ -95,6 +95,14 @@ def test_several_equilibria_are_all_listed():
     assert frame["k"].tolist() == [0, 1] and set(frame["regime"]) == {"several"}
 
 
+def test_the_phase_diagram_is_the_closed_form_on_a_grid():
+    frame = theory.phase_diagram([0.2, 0.3, 0.4], [3, 4], 0.3)
+    assert frame[["m", "alpha"]].values.tolist() == [[m, a] for m in (3, 4) for a in (0.2, 0.3, 0.4)]
+    alike = frame["alpha"] < frame["alpha_star"]
+    assert (alike == (frame["regime"] == "one prediction")).all()
+    assert frame.loc[alike, "SL_low"].tolist() == pytest.approx(frame.loc[alike, "alpha"].tolist())
+
+
 def test_expected_loss_over_x_is_the_mean_of_the_closed_form():
     alphas = [0.1, 0.3, 0.45]
     low, high = theory.expected_social_loss(alphas, 3, 0.3, weights=[1, 2, 1])

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
         closed_form_unequal,
         expected_social_loss,
         multiclass_equilibria,
+        phase_diagram,
         threshold,
     )
 
@@ -41,7 +42,12 @@ _HOMES = {
     "predictions": ("MarketOutcome", "from_predictions"),
     "scenario": ("CompetitionScenario",),
     "theory": (
-        "closed_form", "closed_form_unequal", "expected_social_loss", "multiclass_equilibria", "threshold",
+        "closed_form",
+        "closed_form_unequal",
+        "expected_social_loss",
+        "multiclass_equilibria",
+        "phase_diagram",
+        "threshold",
     ),
 }  # fmt: skip
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
@@ -61,6 +67,7 @@ __all__ = [
     "from_predictions",
     "multiclass_equilibria",
     "nonmonotone_test",
+    "phase_diagram",
     "representation_ladder",
     "standardise",
     "threshold",

@@ -101,6 +101,23 @@ def threshold(m: int, c: float) -> float:
     return (1 / m - wrong) / (right - wrong)
 
 
+def phase_diagram(alpha: Any, m: Sequence[int], c: float) -> pd.DataFrame:
+    """Regimes on a grid: a row per m and alpha with alpha_star, regime, SL_low and SL_high over equilibria.
+
+    The closed form on the axes of a sweep, so that theory and measurement can be drawn together.
+    """
+    import pandas as pd
+
+    parts = []
+    for count in m:
+        every = closed_form(alpha, count, c).groupby("alpha", sort=False)
+        part = every.agg(
+            SL_low=("SL", "min"), SL_high=("SL", "max"), regime=("regime", "first")
+        ).reset_index()
+        parts.append(part.assign(m=count, alpha_star=threshold(count, c)))
+    return pd.concat(parts, ignore_index=True)
+
+
 def expected_social_loss(alpha: Any, m: int, c: float, *, weights: Any = None) -> tuple[float, float]:
     """Least and largest E_x[SL] over equilibria when x has minority share alpha(x), any function allowed.
 
