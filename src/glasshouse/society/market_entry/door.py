@@ -39,12 +39,13 @@ def point(scenario: dict[str, Any], seed: int) -> Rows:
         "seed": seed, "N_I": market.N_I, "tau_I": market.tau_I, "tau_E": market.tau_E, "gamma": market.gamma,
         "delta": market.delta, "rho": market.rho, "value": found.N_E, "L_I": found.L_I, "gap": found.gap,
         "regime": found.regime, "theory_slope": entry_exponent(market, size), "converged": found.converged,
-        "bracket": found.certificate, **_simulated(market, seed),
+        "bracket": found.certificate,
+        **_simulated(market, seed),
     }]  # fmt: skip
 
 
 def page(scenario: EntryMarket, rows: Rows, seeds: Sequence[int]) -> Page:
-    """The report: thresholds over the incumbent's size, losses simulated beside theory, the gap, the control."""
+    """The report: thresholds over N_I, losses simulated beside theory, the gap, the control."""
     from glasshouse.society.market_entry.exponents import entry_breaks
     from glasshouse.society.market_entry.threshold import entry_threshold
 
@@ -53,8 +54,12 @@ def page(scenario: EntryMarket, rows: Rows, seeds: Sequence[int]) -> Page:
     first, second = entry_breaks(scenario)
     marks = tuple(Mark(x, name) for x, name in ((first, "moat shrinks"), (second, "flat")) if 20 <= x <= 1e9)
     main = Chart(
-        "Data a newcomer needs against the incumbent's data", "incumbent's points N_I", "newcomer's points N_E*",
-        lines=(_line("deterministic equivalent", entry, "theory"), _line("no safety limit", control, "control")),
+        "Data a newcomer needs against the incumbent's data", "incumbent's points N_I",
+        "newcomer's points N_E*",
+        lines=(
+            _line("deterministic equivalent", entry, "theory"),
+            _line("no safety limit", control, "control"),
+        ),
         marks=marks, caption="Vertical lines: theorem 4, up to constants.", log_x=True, log_y=True,
     )  # fmt: skip
     simulated, compared = _losses(rows, "entry")
@@ -82,12 +87,12 @@ def page(scenario: EntryMarket, rows: Rows, seeds: Sequence[int]) -> Page:
             lines=(_line("no safety limit", control, "control"),), log_x=True, log_y=True,
         ),),
         certificates=(Certificate(
-            "relative width of the bracket of N_E*", max((row["bracket"] for row in entry), default=0.0), 1e-6,
-            "bisection on the deterministic equivalent",
+            "relative width of the bracket of N_E*", max((row["bracket"] for row in entry), default=0.0),
+            1e-6, "bisection on the deterministic equivalent",
         ),),
         notes=(
-            "Curves are the deterministic equivalent of the model, which simulation checks where incumbents are "
-            f"small (up to {SIMULATED_UP_TO} points, {FEATURES} features); exponents are the paper's theorems.",
+            "Curves are the deterministic equivalent of the model, which simulation checks where incumbents "
+            f"are small (up to {SIMULATED_UP_TO} points, {FEATURES} features); exponents are the paper's.",
             "Nothing here is fitted to data. EmpiricalMarket fits the same quantities to your own losses.",
         ),
     )  # fmt: skip

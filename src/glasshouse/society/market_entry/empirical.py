@@ -136,7 +136,7 @@ class EmpiricalMarket:
         return cls(curves, {alpha: safety for alpha, (_, safety) in told.items()}, **options)
 
     def fit(self) -> EmpiricalMarket:
-        """Fit all curves together. Raises InputError without a curve at alpha = 1, or with alpha not in (0, 1]."""
+        """Fit all curves together. Raises InputError without a curve at alpha = 1 or with an alpha <= 0."""
         alphas = sorted(self.curves)
         if not alphas or alphas[-1] != 1.0 or alphas[0] <= 0:
             raise InputError(f"curves are given at alpha {alphas}", fix="give one at alpha = 1, others below")

@@ -3,9 +3,13 @@
 With kappa solving lambda / kappa + t1 / N = 1, g2 = t2 / N, D = b2 - b1 and b = alpha b1 + (1 - alpha) b2:
 
     E L1 = (1-alpha)^2 L* - 2 (1-alpha) kappa D'S(S+k)^-1 b + kappa^2 b'S(S+k)^-2 b / (1-g2)
-           + alpha (1-alpha) (L* g2 + (2/N) sum D_i^2 lam_i^3 / (lam_i+k)^2) / (1-g2)
+           + alpha (1-alpha) (L* g2 / (1 + eta) + (2/N) sum D_i^2 lam_i^3 / (lam_i+k)^2) / (1-g2)
 
-and E L2 with alpha^2 L* + 2 alpha kappa D'S(S+k)^-1 b in place of the first two terms. Averaged over the
+with eta = (4/N) sum D_i^2 lam_i^2 / (lam_i+k) / L*. Both terms in 1/N come from one fact: a point whose label
+is uncertain, D'x large, lies far out in X, where rows of X move the fit more (the last term) and hold more of
+their own leverage (eta). The first alone overstates the variance by about what the limit understates it.
+
+E L2 has alpha^2 L* + 2 alpha kappa D'S(S+k)^-1 b in place of the first two terms. Averaged over the
 targets each term is a sum of `spectrum.Tables`, and both losses are quadratic in alpha. The minimum is taken
 over kappa, where the loss is smooth: near lambda = 0 it is flat in lambda.
 """
@@ -130,10 +134,11 @@ class _Terms:
 def _terms(market: EntryMarket, N: Floats, kappa: Floats) -> _Terms:
     s, r = tables(market.gamma, market.delta, market.P).at(kappa), 1 - market.rho
     g2 = s["t2"] / N
-    finite = 4 * r * s["s32"] / N if market.finite_size else 0.0
+    L, finite = market.L_star, 1.0 if market.finite_size else 0.0
+    leverage = 1 + finite * 8 * r * s["s21"] / (N * L)
     with np.errstate(divide="ignore", invalid="ignore"):
         B = kappa**2 * s["s12"] / (1 - g2)
-        V = (market.L_star * g2 + finite) / (1 - g2)
+        V = (L * g2 / leverage + finite * 4 * r * s["s32"] / N) / (1 - g2)
     return _Terms(B, 2 * kappa * s["s11"] * r, V, kappa * (1 - s["t1"] / N))
 
 

@@ -53,7 +53,7 @@ class Targets:
         return cls(i ** -(1 + market.gamma), scale * first, scale * second)
 
     def theory(self, alpha: float, N: float, lam: float) -> dict[str, float]:
-        """The deterministic equivalent for these targets: L1, L1 without the 1/N term, bias, L2, kappa."""
+        """The deterministic equivalent for these targets: L1 (`L1_limit` without 1/N terms), L2, bias."""
         kappa = _kappa(self.lam, N, lam)
         ratio = self.lam / (self.lam + kappa)
         g2 = float((ratio**2).sum()) / N
@@ -63,10 +63,12 @@ class Targets:
         bias = kappa**2 * float(mix**2 @ (ratio**2 / self.lam)) / (1 - g2)
         spread = alpha * (1 - alpha) / (1 - g2)
         finite = 2 / N * float(D**2 @ (ratio**2 * self.lam))
+        leverage = 1 + 4 / N * float(D**2 @ (ratio * self.lam)) / L if L > 0 else 1.0
         plain = (1 - alpha) ** 2 * L - 2 * (1 - alpha) * drift + bias
         return {
-            "L1": plain + spread * (L * g2 + finite), "L1_limit": plain + spread * L * g2, "bias": plain,
-            "L2": alpha**2 * L + 2 * alpha * drift + bias + spread * (L * g2 + finite), "kappa": kappa,
+            "L1": plain + spread * (L * g2 / leverage + finite), "L1_limit": plain + spread * L * g2,
+            "L2": alpha**2 * L + 2 * alpha * drift + bias + spread * (L * g2 / leverage + finite),
+            "bias": plain, "kappa": kappa, "L1_half": plain + spread * (L * g2 + finite),
         }  # fmt: skip
 
 

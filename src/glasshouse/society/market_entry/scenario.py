@@ -44,7 +44,7 @@ class EntryMarket(Scenario):
     P: float = 1e16
     """Number of features; the default stands for infinitely many."""
     finite_size: bool = True
-    """Whether the variance carries the term of order 1/N that its limit lacks."""
+    """Whether the variance carries the terms of order 1/N that its limit lacks."""
 
     @field_validator("tau_I", "tau_E", "N_I", mode="before")
     @classmethod

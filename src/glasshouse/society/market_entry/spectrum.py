@@ -20,7 +20,7 @@ Floats = NDArray[np.float64]
 EXACT, BUCKETS = 2000, 3000
 PER_DECADE = 120
 """Nodes of the tables per decade of effective dimension."""
-NAMES = ("t1", "t2", "s11", "s12", "s32")
+NAMES = ("t1", "t2", "s11", "s12", "s21", "s32")
 
 
 @dataclass(frozen=True)
@@ -38,10 +38,10 @@ class Spectrum:
         return cls(i ** -(1 + gamma), i**-delta, count)
 
     def sums(self, kappa: Any) -> dict[str, Floats]:
-        """The five sums at kappa [...]:
+        """The six sums at kappa [...]:
 
         t1 = tr S(S+k)^-1, t2 = tr S^2 (S+k)^-2, s11 = sum lam b / (lam+k), s12 = sum lam b / (lam+k)^2,
-        s32 = sum lam^3 b / (lam+k)^2, with b the squared coefficients.
+        s21 = sum lam^2 b / (lam+k), s32 = sum lam^3 b / (lam+k)^2, with b the squared coefficients.
         """
         k = np.asarray(kappa, dtype=np.float64)[..., None]
         ratio = self.lam / (self.lam + k)  # (..., K)
@@ -51,6 +51,7 @@ class Spectrum:
             "t2": ratio**2 @ self.count,
             "s11": ratio @ weighted,
             "s12": (ratio**2 / self.lam) @ weighted,
+            "s21": (ratio * self.lam) @ weighted,
             "s32": (ratio**2 * self.lam) @ weighted,
         }
 
@@ -80,15 +81,15 @@ class Tables:
 
 @functools.lru_cache(maxsize=32)
 def tables(gamma: float, delta: float, P: float = 1e16) -> Tables:
-    """The tables of one spectrum; kappa runs so far that effective dimensions reach P / 30.
+    """The tables of one spectrum; kappa runs so far that effective dimensions come near P.
 
-    They are shared by all alpha, rho and N. kappa_min is tied to the spectrum, (P / 30)^-(1+gamma): a fixed
+    They are shared by all alpha, rho and N. kappa_min is tied to the spectrum, P^-(1+gamma) / 20: a fixed
     floor would stop optima at large N (gamma = 1, N = 1e9 needs 1e-18).
     """
     from scipy.interpolate import CubicSpline
 
     spectrum = Spectrum.power_law(gamma, delta, P)
-    low, high = -(1 + gamma) * math.log(P / 30), math.log(1e4)
+    low, high = -(1 + gamma) * math.log(P) - 3.0, math.log(1e4)
     steps = int(PER_DECADE * (high - low) / (math.log(10) * (1 + gamma))) + 2
     logs = np.linspace(low, high, steps)
     found: dict[str, list[Floats]] = {name: [] for name in NAMES}

@@ -21,8 +21,8 @@ from glasshouse.society.market_entry.spectrum import Floats
 if TYPE_CHECKING:
     import pandas as pd
 
-MOST = 1e13
-"""The largest N_E that is searched."""
+MOST = 1e20
+"""The largest N_E that is searched; P / 100 where that is less."""
 _HALVINGS = 60
 
 
@@ -30,7 +30,7 @@ _HALVINGS = 60
 class EntryResult:
     """The entry threshold of one market.
 
-    `N_E` is None where no number of points up to 1e13 suffices. `bracket` holds sizes just too small and
+    `N_E` is None where no number of points up to P / 100 suffices. `bracket` holds sizes just too small and
     just large enough (their ratio is the certificate); `L_I` is the incumbent's performance loss.
     """
 
