@@ -165,6 +165,8 @@ def test_nothing_finished_is_done_again_and_more_organisms_add_to_it(shams, fres
     assert mine == list(one.graded)
 
 
+@pytest.mark.slow  # two games for each of some twenty kinds of writes
+@pytest.mark.timeout(1200)
 def test_a_game_that_dies_at_a_write_ends_the_same(shams, house, fresh, faults) -> None:
     """game/t6: death at the first write of each kind of file; then the same command finishes it."""
     import glasshouse_loud_word

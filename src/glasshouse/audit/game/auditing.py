@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from glasshouse.audit.game.growing import Growth, gathered
+from glasshouse.audit.game.growing import Growth, gathered, loaded_code
 from glasshouse.audit.game.regimes import SUITE_SEED, seat
 from glasshouse.audit.outputs import FINDINGS, REPORT
 from glasshouse.audit.plan import installed_checks
@@ -21,7 +21,6 @@ from glasshouse.audit.run import audit
 from glasshouse.evidence.findings import Findings
 from glasshouse.runtime import files
 from glasshouse.runtime.cache import Cache
-from glasshouse.runtime.codeversion import code_version
 from glasshouse.runtime.errors import GlasshouseError
 from glasshouse.runtime.executors import Executor, get_executor
 from glasshouse.runtime.progress import Progress
@@ -41,13 +40,13 @@ class Unit:
 
     def address(self) -> dict[str, Any]:
         """Kind, arguments, inputs and code of the cache entry."""
-        checks = {check.slug: code_version(check.run) for check in installed_checks()}
+        checks = {check.slug: loaded_code(check.run) for check in installed_checks()}
         settings = {"regime": self.regime, "seed": AUDIT_SEED, "suite": SUITE_SEED, "checks": checks}
         return {
             "kind": "game-audit",
             "args": settings,
             "inputs": [files.sha256_file(self.folder / name) for name in SEEN],
-            "code": code_version("glasshouse.audit.game.auditing"),
+            "code": loaded_code("glasshouse.audit.game.auditing"),
         }
 
 

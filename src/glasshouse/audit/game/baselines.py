@@ -16,14 +16,13 @@ from pathlib import Path
 from typing import Any
 
 from glasshouse.audit.game.auditing import SEEN, Unit
-from glasshouse.audit.game.growing import gathered
+from glasshouse.audit.game.growing import gathered, loaded_code
 from glasshouse.audit.game.plain import METHODS, Plain, overhear
 from glasshouse.audit.game.regimes import SUITE_SEED, seat
 from glasshouse.audit.grade import CHECKS_FOR
 from glasshouse.evidence.findings import Detected, Finding, Findings, Null, Severity
 from glasshouse.runtime import files
 from glasshouse.runtime.cache import Cache
-from glasshouse.runtime.codeversion import code_version
 from glasshouse.runtime.executors import Executor, get_executor
 from glasshouse.runtime.progress import Progress
 from glasshouse.statistics import Estimate
@@ -69,7 +68,7 @@ def measure_one(unit: Unit) -> Measured:
         {"rows": data, "suite": SUITE_SEED},
         lambda folder: _measure(unit.folder, data, folder),
         inputs=[files.sha256_file(unit.folder / name) for name in SEEN],
-        code=code_version("glasshouse.audit.game.baselines"),
+        code=loaded_code("glasshouse.audit.game.baselines"),
     )
     told = files.read_json(folder / RESULT)
     plain = {name: Plain.from_json(one) for name, one in told["plain"].items()}

@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -107,7 +108,7 @@ def grow_one(job: tuple[Entrant, Generator]) -> Growth:
         "game-organism",
         recipe_of(organism),
         lambda folder: _grow(organism, folder),
-        code=code_version(type(organism)),
+        code=loaded_code(type(organism)),
     )
     return read_growth(entrant, folder)
 
@@ -115,8 +116,14 @@ def grow_one(job: tuple[Entrant, Generator]) -> Growth:
 def find_growth(entrant: Entrant, generator: Generator = drawn) -> Growth | None:
     """The growth if it is in the cache."""
     organism = generator(entrant)
-    folder = Cache().find("game-organism", recipe_of(organism), code=code_version(type(organism)))
+    folder = Cache().find("game-organism", recipe_of(organism), code=loaded_code(type(organism)))
     return None if folder is None else read_growth(entrant, folder)
+
+
+@cache
+def loaded_code(thing: Any) -> str:
+    """`code_version`, worked out once a process: what is loaded does not change while it runs."""
+    return code_version(thing)
 
 
 def recipe_of(organism: Any) -> dict[str, Any]:
