@@ -13,8 +13,9 @@ here imports torch, and nothing is fetched unless it is asked for.
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from glasshouse.runtime.lazy import lazy_names
 
 if TYPE_CHECKING:
     from glasshouse.governance._card import Card, CardField, Quantity, Source, Statement, Subject, disclosed
@@ -39,22 +40,47 @@ if TYPE_CHECKING:
     from glasshouse.governance._sources import file_source, run_hash, run_source
     from glasshouse.governance._spdx import normalize_license, parse_expression
 
-_HOMES = {
-    "_card": ("Card", "CardField", "Quantity", "Source", "Statement", "Subject", "disclosed"),
-    "_codes": ("CODES",),
-    "_compare": ("Change", "diff", "merge", "regressions"),
-    "_errors": ("CardError",),
-    "_files": ("from_markdown", "read_card", "to_card", "to_json", "to_markdown", "to_yaml", "write_card"),
-    "_hub": ("HubFolder", "open_repo", "read_folder"),
-    "_lint": ("Issue", "Lint", "validate"),
-    "_prefill": ("from_hf_repo",),
-    "_query": ("field_frame", "query_cards"),
-    "_render": ("card_sections", "markdown_section", "to_csv", "to_html"),
-    "_schema": ("json_schema",),
-    "_sources": ("file_source", "run_hash", "run_source"),
-    "_spdx": ("normalize_license", "parse_expression"),
+_HOME = {
+    "CODES": "_codes",
+    "Card": "_card",
+    "CardError": "_errors",
+    "CardField": "_card",
+    "Change": "_compare",
+    "HubFolder": "_hub",
+    "Issue": "_lint",
+    "Lint": "_lint",
+    "Quantity": "_card",
+    "Source": "_card",
+    "Statement": "_card",
+    "Subject": "_card",
+    "card_sections": "_render",
+    "diff": "_compare",
+    "disclosed": "_card",
+    "field_frame": "_query",
+    "file_source": "_sources",
+    "from_hf_repo": "_prefill",
+    "from_markdown": "_files",
+    "json_schema": "_schema",
+    "markdown_section": "_render",
+    "merge": "_compare",
+    "normalize_license": "_spdx",
+    "open_repo": "_hub",
+    "parse_expression": "_spdx",
+    "query_cards": "_query",
+    "read_card": "_files",
+    "read_folder": "_hub",
+    "regressions": "_compare",
+    "run_hash": "_sources",
+    "run_source": "_sources",
+    "to_card": "_files",
+    "to_csv": "_render",
+    "to_html": "_render",
+    "to_json": "_files",
+    "to_markdown": "_files",
+    "to_yaml": "_files",
+    "validate": "_lint",
+    "write_card": "_files",
 }
-_HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
 __all__ = [
     "CODES",
@@ -98,14 +124,4 @@ __all__ = [
     "write_card",
 ]
 
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOME_OF:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(import_module(f"{__name__}.{_HOME_OF[name]}"), name)
-    globals()[name] = value
-    return value
-
-
-def __dir__() -> list[str]:
-    return sorted(__all__)
+__getattr__, __dir__ = lazy_names(__name__, _HOME)

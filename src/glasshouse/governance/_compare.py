@@ -74,7 +74,7 @@ def merge(cards: Sequence[Card]) -> Card:
     fields = [dict(card.fields()) for card in cards]
     for pointer in dict.fromkeys(pointer for found in fields for pointer in found):
         best = _best([found[pointer] for found in fields if pointer in found])
-        _put(data, pointer, best.model_dump(mode="json", exclude_defaults=True))
+        put(data, pointer, best.model_dump(mode="json", exclude_defaults=True))
     latest = max(cards, key=lambda card: card.issued or "")
     if latest.issued is not None:
         data["issued"] = latest.issued
@@ -114,7 +114,7 @@ def _plain(one: CardField[Any]) -> dict[str, Any]:
     return {"status": one.status, **one.model_dump(mode="json", exclude_defaults=True)}
 
 
-def _put(data: dict[str, Any], pointer: str, value: Any) -> None:
+def put(data: dict[str, Any], pointer: str, value: Any) -> None:
     """Set what a pointer names in plain data, making the maps on the way; lists are met, never made."""
     steps = [step.replace("~1", "/").replace("~0", "~") for step in pointer.split("/")[1:]]
     node: Any = data

@@ -12,8 +12,9 @@ Taxonomy and rows: arXiv 2404.17047 and 2405.08597; `mof_evaluate`: the Model Op
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from glasshouse.runtime.lazy import lazy_names
 
 if TYPE_CHECKING:
     from glasshouse.governance.openness.corpus import (
@@ -45,15 +46,32 @@ if TYPE_CHECKING:
         band_to_level,
     )
 
-_HOMES = {
-    "corpus": ("mof_models", "opening_up_projects", "taxonomy_cards", "taxonomy_rows"),
-    "licences": ("LicensePoints", "effective_weights_license", "license_points", "read_overrides"),
-    "mof": ("MofResult", "mof_evaluate", "mof_to_openness"),
-    "scoring": ("Comparison", "OpennessScore", "compare", "matrix", "matrix_frame", "score"),
-    "stages": ("StageAssessment", "paper_sheet", "read_sheet"),
-    "taxonomy": ("COMPONENTS", "ComponentOpenness", "OpennessCard", "band_to_level"),
+_HOME = {
+    "COMPONENTS": "taxonomy",
+    "Comparison": "scoring",
+    "ComponentOpenness": "taxonomy",
+    "LicensePoints": "licences",
+    "MofResult": "mof",
+    "OpennessCard": "taxonomy",
+    "OpennessScore": "scoring",
+    "StageAssessment": "stages",
+    "band_to_level": "taxonomy",
+    "compare": "scoring",
+    "effective_weights_license": "licences",
+    "license_points": "licences",
+    "matrix": "scoring",
+    "matrix_frame": "scoring",
+    "mof_evaluate": "mof",
+    "mof_models": "corpus",
+    "mof_to_openness": "mof",
+    "opening_up_projects": "corpus",
+    "paper_sheet": "stages",
+    "read_overrides": "licences",
+    "read_sheet": "stages",
+    "score": "scoring",
+    "taxonomy_cards": "corpus",
+    "taxonomy_rows": "corpus",
 }
-_HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
 __all__ = [
     "COMPONENTS",
@@ -82,14 +100,4 @@ __all__ = [
     "taxonomy_rows",
 ]
 
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOME_OF:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(import_module(f"{__name__}.{_HOME_OF[name]}"), name)
-    globals()[name] = value
-    return value
-
-
-def __dir__() -> list[str]:
-    return sorted(__all__)
+__getattr__, __dir__ = lazy_names(__name__, _HOME)
