@@ -251,7 +251,7 @@ def test_a_growth_that_does_not_install_is_counted_and_neither_scored_nor_tried_
     for _ in range(2):
         done = playing.run(who, ("text",), executor="local", generator=shams.sham)
     assert shams.grown.count("flawed-00004") == 1
-    assert find_growth(who[0], shams.sham).failed.startswith("nothing took")
+    assert "nothing took" in find_growth(who[0], shams.sham).failed
     assert set(playing.costs(done)["not_installed"]) == {"flawed-00004"}
     graded = playing.grade_played(done, shams.sham)
     assert {g.organism for g in graded} == {"clean-00004"}
