@@ -276,15 +276,18 @@ def _from_settings(draft: _Draft, folder: HubFolder, root: Path | None = None) -
 
 
 def _tell_settings(draft: _Draft, data: Mapping[str, Any], source: Source) -> None:
-    inner = data.get("algo_kw") if isinstance(data.get("algo_kw"), Mapping) else {}
-    options = {**data, **dict(inner or {})}
+    # Our own checkpoints keep the settings under `spec`, beside what training measured.
+    inner = data.get("spec")
+    given = dict(inner) if isinstance(inner, Mapping) else dict(data)
+    more = given.get("algo_kw")
+    options = {**given, **(dict(more) if isinstance(more, Mapping) else {})}
     algorithm = str(options.get("algo") or options.get("algorithm") or options.get("trainer") or "").lower()
     algorithm = algorithm.removesuffix("trainer").removesuffix("config")
     if algorithm in ALGORITHMS:
         draft.tell("/policy/algorithm", algorithm, source)
     coefficient = next((options[key] for key in _KL_NAMES if _is_number(options.get(key))), None)
     if coefficient is None and algorithm == "dpo":
-        coefficient = _dpo_default(data)
+        coefficient = _dpo_default(given)
     if coefficient is not None and algorithm in ("ppo", "dpo", "ipo", "kto", "grpo", "rloo"):
         draft.tell("/policy/kl_coefficient", {"value": float(coefficient), "unit": "coefficient"}, source)
     rate = options.get("lr", options.get("learning_rate"))
