@@ -19,7 +19,7 @@ WITHIN = 0.005
 CASES = ("no-information", "gaussians", "growth")
 STEPS, LR, ROUNDS, STILL = 5000, 1.0, 100, 1e-4
 """5,000 steps as in the paper's synthetic settings. Its rate of 0.1 and tolerance of 1e-3 stop while losses
-still fall by 0.01; the rate is that of its image settings and the tolerance ours, so that numbers can agree."""
+still fall; the rate is that of its image settings and the tolerance ours, so that numbers can agree."""
 USERS = 2_000
 """A fifth of the paper's, to keep the plain loop short."""
 
@@ -114,7 +114,7 @@ def _one_round(X, y, market) -> None:
     """Every provider's best response once, from random predictors, without the Bayes search."""
     from glasshouse.society.model_competition._engine import Engine, Options
     from glasshouse.society.model_competition._users import Users
-    from glasshouse.society.model_competition.equilibrium import LEAST_GAIN, _Game
+    from glasshouse.society.model_competition.dynamics import LEAST_GAIN, _Game
 
     engine = Engine(Users.of(X, y), market, Options())
     _Game(engine, np.zeros(engine.shape), 0, 0.5, LEAST_GAIN)._round()

@@ -256,3 +256,14 @@ def test_warnings_about_what_is_usable_but_odd():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         Users.of(standardise(wide), np.arange(20) % 2)
+
+
+def test_no_public_name_is_hidden_by_a_module_of_the_package():
+    import importlib
+    import inspect
+
+    import glasshouse.society.model_competition as package
+
+    importlib.import_module("glasshouse.society.model_competition.door")
+    assert not [name for name in package.__all__ if inspect.ismodule(getattr(package, name))]
+    assert list(package.__all__) == sorted(package.__all__)

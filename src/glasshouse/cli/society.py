@@ -24,7 +24,7 @@ SYSTEMS = {
 FIELDS = {
     "entry": {"scenario": "tau_I: 0.98", "set": "rho=0.5", "over": "tau_E=0.99,1.0"},
     "competition": {"scenario": "providers: 3", "set": "providers=4", "over": "noise=0.1,0.3,1"},
-    "content": {"scenario": "horizon: 60", "set": "eta=0.1", "over": "eta=0.05,0.1,0.2"},
+    "content": {"scenario": "T: 60", "set": "eta=0.1", "over": "eta=0.05,0.1,0.2"},
 }
 CONFIG = typer.Option("--config", "-c", metavar="FILE", help="The scenario, YAML or JSON; default: ours.")
 SET = typer.Option("--set", metavar="FIELD=VALUE", help="Change one field; repeatable.")

@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from glasshouse.society.model_competition._users import standardise, with_bias
     from glasshouse.society.model_competition._welfare import WelfareCurve, nonmonotone_test
     from glasshouse.society.model_competition.bayes import bayes_loss
-    from glasshouse.society.model_competition.encode import encode
-    from glasshouse.society.model_competition.equilibrium import equilibrium
+    from glasshouse.society.model_competition.dynamics import equilibrium
+    from glasshouse.society.model_competition.encoders import encode
     from glasshouse.society.model_competition.ladder import representation_ladder, welfare_curve
     from glasshouse.society.model_competition.market import CompetitionMarket
     from glasshouse.society.model_competition.predictions import MarketOutcome, from_predictions
@@ -35,8 +35,8 @@ _HOMES = {
     "_users": ("standardise", "with_bias"),
     "_welfare": ("WelfareCurve", "nonmonotone_test"),
     "bayes": ("bayes_loss",),
-    "encode": ("encode",),
-    "equilibrium": ("equilibrium",),
+    "encoders": ("encode",),
+    "dynamics": ("equilibrium",),
     "ladder": ("representation_ladder", "welfare_curve"),
     "market": ("CompetitionMarket",),
     "predictions": ("MarketOutcome", "from_predictions"),

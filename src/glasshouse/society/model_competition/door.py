@@ -11,7 +11,7 @@ from glasshouse.society._door import Door, Rows
 from glasshouse.society.model_competition import theory
 from glasshouse.society.model_competition._result import Equilibrium
 from glasshouse.society.model_competition._story import page
-from glasshouse.society.model_competition.equilibrium import equilibrium
+from glasshouse.society.model_competition.dynamics import equilibrium
 from glasshouse.society.model_competition.scenario import LADDERS, CompetitionScenario
 from glasshouse.society.model_competition.settings import gaussian_minority
 

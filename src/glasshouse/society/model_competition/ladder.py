@@ -14,7 +14,7 @@ from glasshouse.runtime.seeds import derive, rng
 from glasshouse.society.model_competition._users import Floats, with_bias
 from glasshouse.society.model_competition._welfare import WelfareCurve
 from glasshouse.society.model_competition.bayes import bayes_loss
-from glasshouse.society.model_competition.equilibrium import equilibrium
+from glasshouse.society.model_competition.dynamics import equilibrium
 from glasshouse.society.model_competition.market import CompetitionMarket
 
 Ladder = Sequence[tuple[str, Any]]

@@ -13,7 +13,7 @@ TEXT_POSITIVE = (0, 1, 2, 7, 8, 9)
 
 def no_information(alphas: Sequence[float], m: int, n: int, search: str, init_std: float, seed: int) -> Rows:
     """Setting 1 at each alpha: one equilibrium from one random initialisation."""
-    from glasshouse.society.model_competition.equilibrium import equilibrium
+    from glasshouse.society.model_competition.dynamics import equilibrium
     from glasshouse.society.model_competition.market import CompetitionMarket
     from glasshouse.society.model_competition.settings import no_information as users
 
@@ -32,7 +32,7 @@ def no_information(alphas: Sequence[float], m: int, n: int, search: str, init_st
 
 def gaussians(sigmas: Sequence[float], m: int, n: int, seed: int) -> Rows:
     """Setting 2 at each sigma: the same labels and noise, scaled."""
-    from glasshouse.society.model_competition.equilibrium import equilibrium
+    from glasshouse.society.model_competition.dynamics import equilibrium
     from glasshouse.society.model_competition.market import CompetitionMarket
     from glasshouse.society.model_competition.settings import gaussians as users
 
@@ -73,7 +73,7 @@ def _checkpoint_features(checkpoints: Sequence[int], seed: int) -> tuple[dict[st
 
     from glasshouse.corpora.rows import IGNORE, TokenRow
     from glasshouse.runtime.seeds import derive, seeded
-    from glasshouse.society.model_competition.encode import encode
+    from glasshouse.society.model_competition.encoders import encode
     from glasshouse.subjects import as_subject
     from glasshouse.training.fast import fit_rows
 
