@@ -11,8 +11,11 @@ from glasshouse.runtime.errors import InputError
 from glasshouse.society.model_competition import (
     CompetitionMarket,
     CompetitionScenario,
+    Representation,
     WelfareCurve,
     encode,
+    equilibrium,
+    evaluate,
     from_predictions,
     nonmonotone_test,
     representation_ladder,
@@ -230,3 +233,32 @@ def test_scenarios_refuse_in_one_sentence(fields, says):
         CompetitionScenario.parse(fields, where="market.yaml")
     said = str(error.value)
     assert says in said and said.startswith("market.yaml: ") and "\n" not in said
+
+
+def test_a_representation_from_a_file_and_from_a_model(tmp_path, subject):
+    pairs = [([1, 2, 3], 0), ([4, 5], 1), ([6, 7], 0), ([8, 9], 1)]
+    with pytest.warns(UserWarning, match="16 features for 4 users"):
+        found = Representation.from_subject(subject, pairs, site="resid_pre.1", pooling="mean")
+    assert found.X.shape == (4, 16) and found.y.tolist() == [0, 1, 0, 1]
+    np.savez(tmp_path / "f.npz", X=np.arange(40.0).reshape(20, 2), y=np.arange(20) % 2)
+    stored = Representation.from_npz(tmp_path / "f.npz")
+    fitted, held_out = stored.split(0.6)
+    assert len(fitted.y) == 12 and len(held_out.y) == 8
+    assert {*fitted.X[:, 0], *held_out.X[:, 0]} == {*stored.X[:, 0]}
+    for wrong in ([], [("a",)]):
+        with pytest.raises(InputError, match="pairs"):
+            Representation.from_subject(subject, wrong)
+
+
+@pytest.mark.parametrize("loss", ["l1_sigmoid", "l1_softmax"])
+def test_on_the_fitted_users_an_evaluation_says_what_the_equilibrium_said(loss):
+    data, market = gaussians(1.5, n=300), CompetitionMarket(m=3, loss=loss)
+    found = equilibrium(data.X, data.y, market, starts=6)
+    outcome = evaluate(found, data.X, data.y, market)
+    assert outcome.social_loss.value == pytest.approx(found.SL, abs=1e-9)
+    assert [s.value for s in outcome.shares] == pytest.approx(found.shares.tolist(), abs=1e-9)
+    assert outcome.agreement.value == pytest.approx(found.agreement, abs=1e-9)
+    other = gaussians(1.5, n=300, seed=1)
+    assert evaluate(found, other.X, other.y, market).social_loss.value != found.SL
+    with pytest.raises(InputError, match="give 2 features"):
+        evaluate(found, other.X[:, :1], other.y, market)

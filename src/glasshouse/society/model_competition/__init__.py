@@ -19,7 +19,12 @@ if TYPE_CHECKING:
     from glasshouse.society.model_competition.encoders import encode
     from glasshouse.society.model_competition.ladder import representation_ladder, welfare_curve
     from glasshouse.society.model_competition.market import CompetitionMarket
-    from glasshouse.society.model_competition.predictions import MarketOutcome, from_predictions
+    from glasshouse.society.model_competition.predictions import (
+        MarketOutcome,
+        evaluate,
+        from_predictions,
+    )
+    from glasshouse.society.model_competition.representation import Representation
     from glasshouse.society.model_competition.scenario import CompetitionScenario
     from glasshouse.society.model_competition.theory import (
         closed_form,
@@ -39,7 +44,8 @@ _HOMES = {
     "dynamics": ("equilibrium",),
     "ladder": ("representation_ladder", "welfare_curve"),
     "market": ("CompetitionMarket",),
-    "predictions": ("MarketOutcome", "from_predictions"),
+    "predictions": ("MarketOutcome", "evaluate", "from_predictions"),
+    "representation": ("Representation",),
     "scenario": ("CompetitionScenario",),
     "theory": (
         "closed_form",
@@ -57,12 +63,14 @@ __all__ = [
     "CompetitionScenario",
     "Equilibrium",
     "MarketOutcome",
+    "Representation",
     "WelfareCurve",
     "bayes_loss",
     "closed_form",
     "closed_form_unequal",
     "encode",
     "equilibrium",
+    "evaluate",
     "expected_social_loss",
     "from_predictions",
     "multiclass_equilibria",

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from glasshouse.runtime.errors import InputError
+from glasshouse.society.model_competition._result import Equilibrium
 from glasshouse.society.model_competition._users import Floats
 from glasshouse.society.model_competition.market import CompetitionMarket
 from glasshouse.statistics import Estimate, bootstrap, bootstrap_paired
@@ -114,6 +115,26 @@ def from_predictions(probs: Any, y: Any, *, market: CompetitionMarket | None = N
         raise InputError(f"y has shape {labels.shape}", fix=f"give {n} labels between 0 and {K - 1}")
     right = np.take_along_axis(table, labels.astype(np.int64)[None, :, None], 2)[:, :, 0].T  # (n, m)
     return MarketOutcome(1 - right, choose(1 - right, rules), table.argmax(2).T)
+
+
+def evaluate(found: Equilibrium, X: Any, y: Any, market: CompetitionMarket) -> MarketOutcome:
+    """What other users get at an equilibrium: held-out ones, on whom nobody was fitted.
+
+    X [n, d] has the features of the fit, the constant included. Raises InputError for another width.
+    """
+    features, labels = np.asarray(X, dtype=np.float64), np.asarray(y).astype(np.int64)
+    width = found.weights.shape[1]
+    if features.ndim != 2 or features.shape[1] != width or len(features) != len(labels):
+        raise InputError(
+            f"X has shape {features.shape} and y {labels.shape}",
+            fix=f"give {width} features and one label per row",
+        )
+    z = np.tensordot(found.weights, features, (1, 1)) / market.T  # (m, n), or (m, K, n)
+    if z.ndim == 2:
+        z = np.stack([0 * z, z], 1)
+    z = np.moveaxis(z, 1, 2)  # (m, n, K)
+    p = np.exp(z - z.max(2, keepdims=True))
+    return from_predictions(p / p.sum(2, keepdims=True), labels, market=market)
 
 
 def choose(loss: Floats, market: CompetitionMarket) -> Floats:
