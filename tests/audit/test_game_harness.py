@@ -168,7 +168,7 @@ def test_nothing_finished_is_done_again_and_more_organisms_add_to_it(shams, fres
 @pytest.mark.slow  # two games for each of some twenty kinds of writes
 @pytest.mark.timeout(1200)
 def test_a_game_that_dies_at_a_write_ends_the_same(shams, house, fresh, faults) -> None:
-    """game/t6: death at the first write of each kind of file; then the same command finishes it."""
+    """Death at the first write of each kind of file; then the same command finishes it."""
     import glasshouse_loud_word
 
     def finished(name: str) -> dict[str, object]:
@@ -205,7 +205,7 @@ def _timeless(game: bytes) -> dict[str, object]:
 
 
 def test_kill_minus_nine_in_the_middle_of_a_unit(shams, house, fresh) -> None:
-    """A process of its own, killed by the kernel after one step of the second unit; then the game goes on."""
+    """game/t6: a process killed by the kernel after one step of the second unit; then the game goes on."""
     home = fresh("killed")
     code = """
 import os, signal

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from glasshouse.audit.game.auditing import Audited, Unit, audit_all, find_audited, units_of
-from glasshouse.audit.game.baselines import BASELINES, Measured, alarms, measure_all
+from glasshouse.audit.game.bars import BASELINES, alarms
+from glasshouse.audit.game.baselines import Measured, measure_all
 from glasshouse.audit.game.grading import grade_all
 from glasshouse.audit.game.growing import (
     Entrant,
