@@ -89,7 +89,7 @@ def run_block(block: Block, grown: Path | None = None) -> None:
     for command in commands(block.code):
         said = f"{block.page}:{block.line}: {command}"
         if command == GROWN and grown is not None:
-            shutil.copytree(grown, "practice")
+            shutil.copytree(grown, "practice", dirs_exist_ok=True)
         elif _is_ours(command):
             _run_ours(command, said)
         else:
