@@ -20,8 +20,8 @@ from glasshouse.society.content_incentives.costs import Floats, cost_of
 from glasshouse.society.content_incentives.theory import pull
 
 if TYPE_CHECKING:
+    from glasshouse.society.content_incentives.equilibria import ContentEquilibrium
     from glasshouse.society.content_incentives.scenario import ContentMarket
-    from glasshouse.society.content_incentives.solve import ContentEquilibrium
 
 SEARCH = "common-random-number search over a phi(t): Hedge's shape, early bursts, constants, nothing"
 _STEP = 0.2
@@ -31,7 +31,7 @@ _STEP = 0.2
 def exp3_exposures(
     market: ContentMarket, q: Floats, *, paths: int = 2000, seed: int = 0, device: str | None = None
 ) -> Floats:
-    """Probability of each producer in each round, per path: [B, paths, P, T], for quality q [B, P, T] or [P, T].
+    """Chance of each producer in each round, per path [B, paths, P, T], for quality q [B, P, T] or [P, T].
 
     All B profiles run on the same draws. One-dimensional quality. `device` None computes with numpy, a torch
     device with torch. Raises InputError for users of more than one type.
@@ -91,7 +91,7 @@ def solve_exp3(
 
     The certificate searches scales and shapes on fresh draws; `eps_error` is its simulation error.
     """
-    from glasshouse.society.content_incentives.solve import ContentEquilibrium
+    from glasshouse.society.content_incentives.equilibria import ContentEquilibrium
 
     phi = shapes(market)["hedge"]
     a = _symmetric_scale(market, phi, paths, seed)
@@ -137,7 +137,7 @@ def _symmetric_scale(market: ContentMarket, phi: Floats, paths: int, seed: int) 
 def _certificate(market: ContentMarket, q: Floats, paths: int, seed: int) -> tuple[float, float, str]:
     """Largest mean gain of producer 1 over the search, its standard error, and the deviation.
 
-    The best is chosen on one half of the draws and measured on the other, so that choosing does not inflate it.
+    The best is chosen on some draws and measured on others, so that choosing does not inflate it.
     """
     top = float(q[0].max())
     scales = (0.25, 0.5, 0.8, 1.25, 2.0, 4.0)
@@ -154,7 +154,7 @@ def _certificate(market: ContentMarket, q: Floats, paths: int, seed: int) -> tup
 
 
 def _gains(market: ContentMarket, batch: Floats, paths: int, seed: int) -> Floats:
-    """Gain of producer 1 in profiles 1.. over profile 0, per path [B - 1, paths]; a few profiles at a time."""
+    """Gain of producer 1 in profiles 1.. over profile 0, per path [B - 1, paths], a few at a time."""
     base = exp3_utilities(market, batch[:1], exp3_exposures(market, batch[:1], paths=paths, seed=seed))
     parts = []
     for start in range(1, len(batch), 5):

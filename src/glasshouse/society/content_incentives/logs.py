@@ -30,8 +30,8 @@ class Platform(Protocol):
 class RuleAudit:
     """What a ranker rewards: gains of deviations from a profile, per deviation.
 
-    `gains` maps each deviation's name to producer 1's gain; `welfare` [T] and `exposure` [P, T] are those of the
-    profile itself.
+    `gains` maps each deviation's name to producer 1's gain; `welfare` [T] and `exposure` [P, T] are those of
+    the profile itself.
     """
 
     gains: Mapping[str, float]
@@ -60,8 +60,10 @@ class RuleAudit:
 
     def save(self, folder: Path | str) -> Path:
         """Write `rule.json` into `folder`."""
-        told = {"gains": dict(self.gains), "exposure": self.exposure.tolist(), "welfare": self.welfare.tolist(),
-                "utility": self.utility}  # fmt: skip
+        told = {
+            "gains": dict(self.gains), "exposure": self.exposure.tolist(),
+            "welfare": self.welfare.tolist(), "utility": self.utility,
+        }  # fmt: skip
         files.write_json(Path(folder) / "rule.json", told)
         return Path(folder)
 
@@ -75,8 +77,8 @@ class RuleAudit:
 def examine_rule(market: ContentMarket, platform: Platform, p: Floats) -> RuleAudit:
     """Producer 1's gains from structured deviations at content p [P, T, D] under a ranker of your own.
 
-    Deviations: everything scaled, nothing from a round on, nothing in one round. The market's own `algo` is not
-    used. Raises InputError where the ranker returns no distribution.
+    Deviations: everything scaled, nothing from a round on, nothing in one round. The market's own `algo` is
+    not used. Raises InputError where the ranker returns no distribution.
     """
     p = np.asarray(p, dtype=np.float64)
     if p.shape != (market.P, market.T, market.U.shape[1]):
@@ -96,11 +98,11 @@ def examine_rule(market: ContentMarket, platform: Platform, p: Floats) -> RuleAu
 def fit_eta(log: Any, *, level: float = 0.95, seed: int = 0) -> Estimate:
     """The effective learning rate of a softmax recommender from its log, with an interval over rounds.
 
-    `log` is a frame, a list of rows or a dict of columns: t, producer, propensity (chance with which the producer
-    could have been shown in round t) and reward (what it earned there, 0 where it was not shown), and perhaps
-    user. In each round the differences of log propensities to the round's first producer are regressed on the
-    differences of rewards summed over earlier rounds (least squares through 0). Raises InputError naming the row
-    of a propensity outside (0, 1], of a NaN, or of a producer listed twice in a round.
+    `log` is a frame, a list of rows or a dict of columns: t, producer, propensity (chance with which the
+    producer could have been shown in round t) and reward (what it earned there, 0 where it was not shown),
+    perhaps user. In each round the differences of log propensities to the round's first producer are
+    regressed on the differences of rewards summed over earlier rounds (least squares through 0).
+    Raises InputError naming the row of a propensity outside (0, 1], a NaN, or a producer twice in a round.
     """
     rows = _rows(log)
     pairs: dict[tuple[Any, float], list[tuple[float, float]]] = {}

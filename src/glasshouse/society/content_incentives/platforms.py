@@ -44,7 +44,7 @@ def exposures(market: ContentMarket, p: Floats) -> Floats:
 
 
 def active_set(market: ContentMarket, p: Floats) -> np.ndarray:
-    """Who may still be recommended in round t, bool [P, T]: those whose content complied in all rounds before."""
+    """Who may still be recommended in round t, bool [P, T]: those who complied in all rounds before."""
     complied = complies(market, p)
     before = np.ones_like(complied)
     before[:, 1:] = np.logical_and.accumulate(complied[:, :-1], axis=1)
@@ -81,7 +81,7 @@ def welfare(market: ContentMarket, p: Floats, x: Floats) -> Floats:
 def regret(market: ContentMarket, p: Floats, x: Floats) -> float:
     """What the best fixed producer would have given users over all rounds, less what they got (undiscounted).
 
-    Per user, then averaged: the platform may personalise. This is the platform's own metric, on fixed content.
+    Per user, then averaged: the platform may personalise. This is its own metric, on fixed content.
     """
     utility = content_utility(market, p)
     best = utility.sum(1).max(0)  # (n,)

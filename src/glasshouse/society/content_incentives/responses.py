@@ -1,9 +1,9 @@
 """Best responses: what one producer would do against the others' committed content.
 
 One-dimensional quality under a learning or punishing rule is solved globally, by backward dynamic programming
-over the producer's own cumulative score in current-value form (so that round 1000 counts as round 1 does), and
-then polished on the first-order condition. More dimensions are searched from many starts by L-BFGS-B. Both add
-structured deviations: nothing in one round, nothing from some round on, everything scaled.
+over the producer's own cumulative score in current-value form (so that round 1000 counts as round 1 does),
+then polished on the first-order condition. More dimensions are searched from many starts by L-BFGS-B. Both
+add structured deviations: nothing in one round, nothing from some round on, everything scaled.
 """
 
 from __future__ import annotations
@@ -45,14 +45,15 @@ def best_response(market: ContentMarket, p: Floats, j: int, *, starts: int = 4, 
         method = "every round of quitting (content above the criterion earns nothing)"
     elif market.algo in ("hedge", "punish-hedge", "punish-direction") and _one_dimensional(market):
         path = _dynamic_programme(market, p, j)
-        candidates += [path, *_polished(market, p, j, [path, p[j], np.zeros_like(path)])]
+        candidates = [*_polished(market, p, j, [path, p[j], np.zeros_like(path)]), *candidates, path]
         method = f"dynamic programme ({SCORES} x {QUALITIES}) and first-order polish"
     else:
         candidates += _many_starts(market, p, j, starts, seed)
         method = f"L-BFGS-B from {starts + 3} starts"
     candidates += _structured(market, p[j])
     values = [_utility(market, p, j, one) for one in candidates]
-    best = int(np.argmax(values))
+    # Late rounds weigh beta^t and vanish in the sum: among equals take the first, which is stationary in all.
+    best = int(np.argmax(np.array(values) >= max(values) - 1e-12))
     return Response(candidates[best], values[best], method + ", structured deviations")
 
 
@@ -79,7 +80,7 @@ def _axis(market: ContentMarket) -> Floats:
 
 @dataclass(frozen=True)
 class _Rivals:
-    """What producer j faces: log-sum of rivals' weights [T] (-inf: nobody), and whether nobody is active [T]."""
+    """What producer j faces: log-sum of rivals' weights [T] (-inf: nobody), whether nobody is active [T]."""
 
     log_weight: Floats
     nobody: np.ndarray

@@ -24,12 +24,13 @@ PUNISHING = ("punish-hedge", "punish-direction", "punish-user-utility")
 LEAST_PROBABILITY = 1e-6
 
 ASSUMPTIONS = (
-    "Producers commit to their whole sequence of content in advance (open loop) and know the platform's rule.",
+    "Producers commit to their whole sequence of content in advance (open loop) and know the platform's "
+    "rule.",
     "A producer earns one per recommendation, discounted from round 1 on, and pays ||p||^c for content p.",
     "A user's utility of content p is <u, p>, with u nonnegative of length 1; users are drawn from one "
     "distribution in every round.",
-    "The platform commits to its rule first. In the last round content earns nothing any more, so its quality "
-    "is zero.",
+    "The platform commits to its rule first. In the last round content earns nothing any more, so its "
+    "quality is zero.",
 )
 
 
@@ -92,8 +93,8 @@ class ContentMarket(Scenario):
             raise ValueError(f"gamma is {self.gamma:g}: give a share in [0, 1]")
         if self.algo == "exp3" and self.gamma / self.P < LEAST_PROBABILITY:
             raise ValueError(
-                f"gamma is {self.gamma:g}: probabilities may fall below {LEAST_PROBABILITY:g} and the importance "
-                "weights overflow; give a larger gamma"
+                f"gamma is {self.gamma:g}: probabilities may fall below {LEAST_PROBABILITY:g} and the "
+                "importance weights overflow; give a larger gamma"
             )
 
     def _check_users(self) -> None:
@@ -111,9 +112,9 @@ class ContentMarket(Scenario):
             wrong = len(self.weights) != len(self.users) or not all(w > 0 for w in self.weights)
             if wrong:
                 raise ValueError("weights must be positive, one per user")
-        if self.criteria is not None:
-            if len(self.criteria) != self.P or {len(row) for row in self.criteria} != width:
-                raise ValueError(f"criteria must be {self.P} vectors of the users' {width.pop()} dimensions")
+        of_width = self.criteria is None or {len(row) for row in self.criteria} == width
+        if self.criteria is not None and not (of_width and len(self.criteria) == self.P):
+            raise ValueError(f"criteria must be {self.P} vectors of the users' {width.pop()} dimensions")
 
     @property
     def U(self) -> Floats:
@@ -161,6 +162,7 @@ class ContentMarket(Scenario):
             limit = break_even(self)
             if self.q > limit * (1 + 1e-12):
                 found.append(
-                    f"The threshold {self.q:g} is not incentive compatible: above {limit:.6g} producers prefer to quit."
+                    f"The threshold {self.q:g} is not incentive compatible: above {limit:.6g} producers "
+                    "prefer to quit."
                 )
         return tuple(found)

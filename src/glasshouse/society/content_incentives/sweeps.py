@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 
 from glasshouse.society._curve import Curve
+from glasshouse.society.content_incentives.equilibria import ContentEquilibrium, solve
 from glasshouse.society.content_incentives.platforms import exposures, regret
 from glasshouse.society.content_incentives.scenario import ContentMarket
-from glasshouse.society.content_incentives.solve import ContentEquilibrium, solve
 from glasshouse.society.content_incentives.theory import symmetric_foc, upper_bound
 
 
@@ -24,7 +24,7 @@ def sweep_eta(market: ContentMarket, etas: Sequence[float], *, seed: int = 0) ->
     for eta in etas:
         here = market.changed({"eta": float(eta)})
         found = _quiet(here, seed)
-        rows.append({"eta": float(eta), **_told(found), **_theory(here)})
+        rows.append({"eta": float(eta), **_told(found), **closed_forms(here)})
     return _curve("quality against the learning rate", market, rows, "eta", ("first_round", "foc", "bound"))
 
 
@@ -33,7 +33,7 @@ def sweep_horizon(market: ContentMarket, horizons: Sequence[int], *, seed: int =
     rows = []
     for T in horizons:
         here = market.changed({"T": int(T)})
-        rows.append({"T": float(T), **_told(_quiet(here, seed)), **_theory(here)})
+        rows.append({"T": float(T), **_told(_quiet(here, seed)), **closed_forms(here)})
     return _curve("quality against the horizon", market, rows, "T", ("quality", "first_round", "foc"))
 
 
@@ -42,9 +42,9 @@ def compare_algorithms(
 ) -> Curve:
     """The same producers under several rules: mean quality, welfare, regret on fixed content, certificate.
 
-    A rule is a name, or a market with its own settings. `regret_fixed` is the platform's regret against the best
-    fixed producer when content does not respond (random, the same for all rules): a small one does not make good
-    content. NaN for EXP3, whose exposures are random.
+    A rule is a name, or a market with its own settings. `regret_fixed` is the platform's regret against the
+    best fixed producer when content does not respond (random, the same for all rules): a small one does not
+    make good content. NaN for EXP3, whose exposures are random.
     """
     rows, names = [], []
     for algo in algos:
@@ -89,7 +89,8 @@ def _told(found: ContentEquilibrium) -> dict[str, float]:
     }  # fmt: skip
 
 
-def _theory(market: ContentMarket) -> dict[str, float]:
+def closed_forms(market: ContentMarket) -> dict[str, float]:
+    """First-round quality of the first-order condition and of the upper bound; NaN where undefined."""
     learns = market.algo in ("hedge", "exp3") and (market.c > 1 or market.cost_curve is not None)
     closed = market.algo == "hedge" and market.users is None and learns
     return {

@@ -99,7 +99,7 @@ def criteria_of(market: ContentMarket) -> Floats:
 
 
 def optimal_criteria(market: ContentMarket) -> tuple[Floats, float]:
-    """Criteria [P, D] that maximise E max_j <u, p_j> with cost(|p_j|) <= beta P[j serves u], and that welfare.
+    """Criteria [P, D] that maximise E max_j <u, p_j> with cost(|p_j|) <= beta P[j serves u]; their welfare.
 
     Users are grouped; a group's producer can afford length r(share) and is best aimed at the group's weighted
     sum. All groupings up to 8 user types, above that the best of many greedy improvements (a heuristic).
@@ -165,7 +165,7 @@ def _partitions(n: int, most: int) -> Iterator[np.ndarray]:
 
 
 def _largest_affordable(market: ContentMarket, most: Floats) -> Floats:
-    """The largest q with cost(q) <= q * most, [T], by bisection (cost is convex, so the set is an interval)."""
+    """The largest q with cost(q) <= q * most, [T], by bisection (cost is convex: the set is an interval)."""
     cost = cost_of(market)
     low, high = np.zeros(len(most)), np.full(len(most), 1.0)
     for _ in range(60):

@@ -18,7 +18,7 @@ from glasshouse.runtime.errors import InputError
 
 Floats = NDArray[np.float64]
 EXACT, BUCKETS = 2000, 3000
-PER_DECADE = 120
+PER_DECADE = 60
 """Nodes of the tables per decade of effective dimension."""
 NAMES = ("t1", "t2", "s11", "s12", "s21", "s32")
 

@@ -73,10 +73,11 @@ class ContentEquilibrium:
         q = self.quality
         said = f"a cycle of {self.cycle} best responses; its average is shown" if self.cycle else self.regime
         return [
-            f"{said}: mean quality {self.value:.4f} (first round {q[:, 0].mean():.4f}, last {q[:, -1].mean():.4f})",
+            f"{said}: mean quality {self.value:.4f} (first round {q[:, 0].mean():.4f}, last "
+            f"{q[:, -1].mean():.4f})",
             f"users' utility per round {self.welfare.mean():.4f}",
-            f"certificate: no searched deviation gains more than {self.eps_nash:.2e} (tolerance {self.tol:g}; "
-            f"{self.certificate_method})",
+            f"certificate: no searched deviation gains more than {self.eps_nash:.2e} (tolerance "
+            f"{self.tol:g}; {self.certificate_method})",
             *ContentMarket.parse(self.scenario).warnings,
         ]
 
@@ -130,7 +131,8 @@ class ContentEquilibrium:
         )
         return cls(
             told["scenario"], content, outcome[:-1], outcome[-1], np.array(told["utility"]), told["eps_nash"],
-            told["eps_error"], told["certificate_method"], told["tol"], told["cycle"], told["rounds"], visited,
+            told["eps_error"], told["certificate_method"], told["tol"], told["cycle"], told["rounds"],
+            visited,
         )  # fmt: skip
 
 
@@ -186,8 +188,8 @@ def certify(
     eps = max(max(0.0, one.utility - float(present[j])) for j, one in enumerate(found))
     result = ContentEquilibrium(
         scenario=market.to_json(), p=p, exposure=x @ market.shares, welfare=welfare(market, p, x),
-        utility=present, eps_nash=eps, eps_error=0.0, certificate_method=found[0].method, tol=tol, cycle=cycle,
-        rounds=rounds, visited=visited,
+        utility=present, eps_nash=eps, eps_error=0.0, certificate_method=found[0].method, tol=tol,
+        cycle=cycle, rounds=rounds, visited=visited,
     )  # fmt: skip
     if not result.converged:
         warnings.warn(
