@@ -160,7 +160,7 @@ def _control(scenario: CompetitionScenario, ladder: Rows, two: Rows, field: str)
         f"the largest rise is {pair[2].value:.3f} [{pair[2].low:.3f}, {pair[2].high:.3f}]"
     )  # fmt: skip
     return said + (
-        f"With two providers on the same representations users' loss stays within {max(gaps):.3f} of the "
+        f"With two providers on the same representations users' loss stays within {max(gaps):.2g} of the "
         f"Bayes loss, and {rise}; with {scenario.providers} the curve above is drawn."
     )
 
