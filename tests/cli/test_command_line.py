@@ -53,7 +53,7 @@ def test_help_teaches(capsys: pytest.CaptureFixture[str]) -> None:
 def test_every_command_group_is_there(capsys: pytest.CaptureFixture[str]) -> None:
     cli.run(["--help"])
     said = capsys.readouterr().out
-    for command in ("audit", "trace", "grow", "study", "ledger", "list", "doctor", "cache"):
+    for command in ("audit", "findings", "trace", "grow", "study", "ledger", "list", "doctor", "cache"):
         assert f"│ {command} " in said
 
 
@@ -81,6 +81,7 @@ def test_a_mistyped_command_exits_2_without_traceback(arguments, capsys: pytest.
         (["audit", "nowhere"], "there is no folder 'nowhere'"),
         (["audit", "--fail-on", "awful"], "there is no severity 'awful'"),
         (["audit", "--baseline", "nowhere.json"], "cannot read the baseline"),
+        (["audit", "--executor", "nowhere"], "no executor 'nowhere'"),
         (["audit", "organism://unicorn"], "choose from resident"),
         (["audit", "--baseline", "evil\x1b[31m\x07.json"], "evil.json"),
     ],

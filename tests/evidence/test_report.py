@@ -241,6 +241,11 @@ def test_baseline_marks_each_finding_new_or_known(example: Findings) -> None:
     first, second = html.split("<article")[1:3]
     assert '<span class="tag">new</span>' in first and '<span class="tag">known</span>' in second
     assert "1 new, 1 known, 1 gone" in html and "guilty-rows: other" in html
+    milder = example.findings[1].model_copy(update={"severity": Severity.LOW})
+    unasked = gone.model_copy(update={"check": "elsewhere"})
+    html = render_report(example.against(example.model_copy(update={"findings": (milder, unasked)})))
+    assert '<span class="tag">worse</span>' in html and "1 new, 1 worse, 0 known" in html
+    assert "1 not asked this time" in html and "elsewhere: other" in html
 
 
 def test_headings_descend_and_every_control_has_a_name(example: Findings, graded) -> None:

@@ -80,7 +80,9 @@ def audit(
     if schema:
         return _print_schema()
     from glasshouse.audit.run import audit as run_audit
+    from glasshouse.runtime.executors import get_executor
 
+    get_executor(executor)  # an unknown name is refused before anything is opened or written
     result = run_audit(
         subject, train_data=train_data, reference=reference, suite=suite, out=out, fail_on=fail_on,
         baseline=baseline, dry_run=dry_run, seed=seed, device=device, dtype=dtype, executor=executor,
