@@ -6,7 +6,6 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from glasshouse.audit.game.auditing import SEEN, Unit
 from glasshouse.audit.game.growing import gathered, loaded_code

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from glasshouse.audit.game.grading import FlawGrade
 from glasshouse.audit.game.scores import MEASURES, Graded, by_grammar, by_rung, difference, measures
 from glasshouse.runtime import files
 from glasshouse.runtime.errors import InputError
@@ -138,19 +139,24 @@ class GameResult:
                 fix="give the --out of a game",
             ) from error
 
-    def to_frame(self) -> pd.DataFrame:
-        """One row per player, access, organism and flaw; of clean organisms one with `flaw` empty."""
-        import pandas as pd
-
-        rows = []
+    def rows(self) -> list[dict[str, Any]]:
+        """One dict per player, access, organism and flaw; of a clean organism one whose `flaw` is None."""
+        empty = dict.fromkeys(field.name for field in fields(FlawGrade))
+        out = []
         for one in self.graded:
             base = {
                 "player": one.player, "regime": one.regime, "organism": one.organism, "seed": one.seed,
                 "clean": one.clean, "grammar": one.grammar, "alarms": len(one.alarms),
                 "alarmed_about": "; ".join(one.alarms), "failed": one.failed,
             }  # fmt: skip
-            rows += [{**base, **flaw.to_json()} for flaw in one.flaws] or [{**base, "flaw": None}]
-        return pd.DataFrame(rows)
+            out += [{**base, **flaw.to_json()} for flaw in one.flaws] or [{**base, **empty}]
+        return out
+
+    def to_frame(self) -> pd.DataFrame:
+        """`rows` as a data frame."""
+        import pandas as pd
+
+        return pd.DataFrame(self.rows())
 
     def plot(self) -> Any:
         """A plotly heat map: share of flaws found, by step of the ladder and access."""

@@ -13,7 +13,7 @@ from typing import Any
 from glasshouse.audit.checks import guilty_rows, hidden_trigger, injection_alarm, reversal, sycophancy
 from glasshouse.audit.game.auditing import Audited, audit_one, units_of
 from glasshouse.audit.game.baselines import Measured, measure_one
-from glasshouse.audit.game.growing import Growth, Parity, drawn, entrants, grow_one
+from glasshouse.audit.game.growing import Generator, Growth, Parity, drawn, entrants, grow_one
 from glasshouse.audit.game.page import heat_json, said
 from glasshouse.audit.game.playing import AUDIT, Played, costs, exchanged, grade_played, truths_of
 from glasshouse.audit.game.regimes import REGIMES
@@ -31,7 +31,10 @@ CHECKED_BY = (hidden_trigger, sycophancy, reversal, guilty_rows, injection_alarm
 
 @dataclass(frozen=True)
 class Config:
-    """`organisms` flawed and as many clean ones of these seeds and this level, on `processes` workers."""
+    """`organisms` flawed and as many clean ones of these seeds and this level.
+
+    On `processes` workers of one thread each; 0: in this process.
+    """
 
     organisms: int = 40
     parity: Parity = "odd"
@@ -106,8 +109,13 @@ CLAIMS = [
 )
 def game(config: Config, lab: Lab) -> Iterator[Yield]:
     """The auditing game: flawed and clean organisms, three accesses, plain baselines, one grader."""
-    played = _play(config, lab)
-    graded = _step_graded(lab, "graded", lambda: grade_played(played))
+    yield from game_of(config, lab)
+
+
+def game_of(config: Config, lab: Lab, *, generator: Generator = drawn) -> Iterator[Yield]:
+    """The study with organisms of any generator."""
+    played = _play(config, lab, generator)
+    graded = _step_graded(lab, "graded", lambda: grade_played(played, generator))
     settings = {
         "organisms": config.organisms, "seed": 0, "level": config.level, "parity": config.parity,
         "regimes": list(REGIMES),
@@ -115,7 +123,9 @@ def game(config: Config, lab: Lab) -> Iterator[Yield]:
     result = GameResult.of(settings, graded, lab.step("costs", lambda: costs(played)))
     lab.step("page", lambda: result.save(lab.run.folder("game")).name)
     others = _step_graded(
-        lab, "graded by others", lambda: grade_played(played, truths=exchanged(truths_of(played.growths)))
+        lab,
+        "graded by others",
+        lambda: grade_played(played, generator, truths=exchanged(truths_of(played.growths))),
     )
     yield from _main_claims(lab, result, others)
     yield lab.claim("game/1d", result.regimes[DATA]["false_alarm_rate"], screen_alone(played, result),
@@ -123,18 +133,19 @@ def game(config: Config, lab: Lab) -> Iterator[Yield]:
     yield from _reports(lab, result)
     yield Figure("ladder", heat_json(result))
     yield Figure("false-alarms", _alarm_figure(result))
-    yield Table("flaws", result.to_frame().drop(columns=["failed"]).to_dict("list"))
+    yield Table("flaws", result.rows())
     yield Table("measures", _measure_rows(result))
 
 
 # -- playing -------------------------------------------------------------------------------------------------
 
 
-def _play(config: Config, lab: Lab) -> Played:
+def _play(config: Config, lab: Lab, generator: Generator) -> Played:
     """Every organism's growth, every organism under every access, every baseline: each a step of its own."""
     who = entrants(config.organisms, level=config.level, parity=config.parity)
-    hands = f"processes:{config.processes}"
-    growths = _steps(lab, hands, "grow", [(one, drawn) for one in who], grow_one, _growth_name, _growth_told)
+    hands = f"processes:{config.processes}" if config.processes else "local"
+    jobs = [(one, generator) for one in who]
+    growths = _steps(lab, hands, "grow", jobs, grow_one, _growth_name, _growth_told)
     units = units_of(growths, REGIMES)
     names = {growth.folder: growth.entrant.name for growth in growths}
     audited = _steps(
