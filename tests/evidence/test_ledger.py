@@ -322,6 +322,30 @@ def test_rows_of_a_benchmark_need_no_study_and_go_stale_with_what_they_measure(t
     assert measured_code(["glasshouse.nowhere"]) is None
 
 
+def test_a_benchmark_stores_its_report_row_with_every_repeat(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(checkout()))
+    from benchmarks.harness import Row
+    from benchmarks.ledger import Report, store
+
+    row = Row("case", "step", 0.002, "peer 1.0", 0.004, 2.0, None, "1e-6", None,
+              ours_runs=(0.002, 0.003), peer_runs=(0.004, 0.006))  # fmt: skip
+    report = Report("training/7r", "case", "milliseconds per step", 1000.0, ("glasshouse.evidence.claims",))
+    path = store(tmp_path, report, [row], repeats=2, threads=1)
+    record = json.loads(path.read_text())
+    [claim] = record["claims"]
+    assert path.name == "training.json" and claim["verdict"] == "reported"
+    found = Estimate.from_json(claim["estimate"])
+    assert (found.value, found.n) == (pytest.approx(2.5), 2) and found.low < 2 and found.high > 3
+    assert "ours 2.5, peer 1.0 5 (1e-6)" in claim["note"] and record["peers"] == ["peer 1.0"]
+    assert record["rows"][0]["ours_runs"] == [0.002, 0.003] and "cores" in record["machine"]
+    [known] = [d for d in ledger.declared() if d.id == "training/7r"]
+    monkeypatch.setattr(ledger, "declared", lambda: (known,))
+    assert ledger.problems(tmp_path, specs=[], codes={}, tests=None) == []
+    assert "reported" in page_of(tmp_path)
+    with pytest.raises(ValueError, match="which was not measured"):
+        store(tmp_path, report, [], repeats=2, threads=1)
+
+
 def test_the_command(tmp_path, capsys):
     folder = tmp_path / "docs" / "ledger"
     ledger.write_claims(folder, RECORD)
@@ -341,6 +365,16 @@ def test_the_command(tmp_path, capsys):
     capsys.readouterr()
     assert command(["ledger", "--dir", str(folder)]) == 0
     assert "holds          ekfac/3a" in capsys.readouterr().out
+    assert command(["ledger", "--figures", str(tmp_path), "--dir", str(folder)]) == 0
+    assert "is not there" in capsys.readouterr().out
+    a_run(
+        tmp_path / "runs",
+        recall={"data": [{"type": "scatter", "y": [1, 2]}]},
+        ring={"data": [{"type": "pie"}]},
+    )
+    assert command(["ledger", "--figures", str(tmp_path), "--dir", str(folder)]) == 0
+    said = capsys.readouterr().out
+    assert "ekfac: 1 figures" in said and "ring is left out" in said
     (folder / "ekfac.json").write_text("{")
     assert command(["ledger", "--dir", str(folder)]) == 2
     assert Path(folder / "ekfac.json").name in capsys.readouterr().err
