@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 TOP = 3
 TEMPERATURES = (0.01, 0.015, 0.02, 0.03, 0.04, 0.06, 0.08, 0.12, 0.2, 0.3)
-FALSE_ACCEPT = 0.1
+FALSE_ACCEPT, FALSE_REFUSE = 0.1, 0.05
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,9 @@ class Classifier:
     """Scores a challenge by the mean of the three most similar of its questions.
 
     `fit` chooses the temperature of the softmax by the likelihood of the questions themselves, each left out
-    in turn, and the threshold of acceptance so that at most a tenth of `off_topic` texts pass.
+    in turn. A text is accepted when it is more like the questions than the middle between two shares: nine in
+    ten `off_topic` texts (default: shipped ones) lie below the first, nineteen in twenty questions, each left
+    out, above the second. Where the two overlap the first alone decides.
     """
 
     def __init__(self, search: Search, *, off_topic: Sequence[str] = ()) -> None:
@@ -55,8 +57,9 @@ class Classifier:
             TEMPERATURES,
             key=lambda t: -sum(log_softmax(list(row), t)[k] for row, k in zip(scores, truth, strict=True)),
         )
-        likeness = self.likeness(list(self.off_topic) or held_in())
-        self.threshold_ = float(np.quantile(likeness, 1 - FALSE_ACCEPT))
+        off = float(np.quantile(self.likeness(list(self.off_topic) or held_in()), 1 - FALSE_ACCEPT))
+        own = float(np.quantile(self.own_likeness(), FALSE_REFUSE))
+        self.threshold_ = max(off, (off + own) / 2)
         return self
 
     def classify(self, text: str, *, k: int = TOP) -> Guess:
@@ -89,6 +92,12 @@ class Classifier:
     def likeness(self, texts: Sequence[str]) -> list[float]:
         """How like any question a text is: the mean of its three highest similarities."""
         return [sum(sorted(row, reverse=True)[:TOP]) / TOP for row in self.search.similarity(texts)]
+
+    def own_likeness(self) -> list[float]:
+        """Likeness of each question to the others."""
+        similar = self.search.vectors @ self.search.vectors.T
+        others = [[value for j, value in enumerate(row) if j != i] for i, row in enumerate(similar)]
+        return [float(sum(sorted(row, reverse=True)[:TOP]) / TOP) for row in others]
 
     @property
     def challenges(self) -> list[int]:

@@ -76,15 +76,16 @@ def coverage(found: ChallengeMap, access: Sequence[str] | None = None) -> list[d
 def gaps(found: ChallengeMap, access: Sequence[str] | None = None, *, built: bool = True) -> list[Gap]:
     """Questions that nothing here addresses: no method, none `built` here, or too little access."""
     addressed = {q for system in found.systems for q in found.addresses(system)}
+    directly = {q for entry in found.systems.values() for q in entry["addresses"]}
     rows = []
     for one in found.questions.values():
         methods = found.methods_for(one.id)
         reason = None
         if not methods and one.id not in addressed:
             reason = "no method"
-        elif access is not None and not found.methods_for(one.id, access) and one.id not in addressed:
+        elif access is not None and one.id not in directly and not found.methods_for(one.id, access):
             reason = "needs more access: " + ", ".join(sorted({a for m, _ in methods for a in m.access}))
-        elif built and one.id not in addressed and all(m.glasshouse_system is None for m, _ in methods):
+        elif built and one.id not in addressed:
             reason = "not built here: " + ", ".join(m.tag for m, _ in methods)
         if reason is not None:
             rows.append(Gap(one.id, one.challenge, one.question, reason))

@@ -159,12 +159,14 @@ def _chain(
     card: OpennessCard, cards: Mapping[str, OpennessCard], above: tuple[str, ...]
 ) -> tuple[list[tuple[str, CardField[Any]]], tuple[str, ...]]:
     name = card.subject.name
-    if name in above:
-        raise CardError.of("E-BASE-CYCLE", f"base models in a circle: {' -> '.join([*above, name])}")
+    path = (*above, name)
     found, unknown = [(name, card.cell(WEIGHTS))], ()
     for base in card.subject.base_models:
+        if base in path:
+            told = " -> ".join([*path, base])
+            raise CardError.of("E-BASE-CYCLE", f"base models in a circle: {told}")
         if base in cards:
-            below, missing = _chain(cards[base], cards, (*above, name))
+            below, missing = _chain(cards[base], cards, path)
             found, unknown = found + below, unknown + missing
         else:
             unknown += (base,)

@@ -24,8 +24,8 @@ if TYPE_CHECKING:
         measure_preferences,
         read_preferences,
     )
-    from glasshouse.governance.rlhf_disclosure.problems import Problem, exposed, problems
     from glasshouse.governance.rlhf_disclosure.redaction import redact, save_opening, verify_commitment
+    from glasshouse.governance.rlhf_disclosure.registry import Problem, exposed, problems
     from glasshouse.governance.rlhf_disclosure.reward import (
         Scorer,
         as_scorer,
@@ -39,20 +39,20 @@ if TYPE_CHECKING:
 
 _HOME = {
     "PreferenceReport": "preferences",
-    "Problem": "problems",
+    "Problem": "registry",
     "RLHFCard": "taxonomy",
     "Rating": "preferences",
     "Scorer": "reward",
     "as_scorer": "reward",
     "best_of_n_curve": "reward",
-    "exposed": "problems",
+    "exposed": "registry",
     "flag_raters": "preferences",
     "from_artifacts": "autofill",
     "implicit_reward": "reward",
     "measure_preferences": "preferences",
     "measure_reward": "reward",
     "noise_ceiling": "rules",
-    "problems": "problems",
+    "problems": "registry",
     "read_preferences": "preferences",
     "redact": "redaction",
     "save_opening": "redaction",

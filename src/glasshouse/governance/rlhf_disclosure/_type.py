@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from glasshouse.governance._types import CardType
 from glasshouse.governance.rlhf_disclosure.autofill import prefill
-from glasshouse.governance.rlhf_disclosure.problems import exposed, problems
+from glasshouse.governance.rlhf_disclosure.registry import exposed, problems
 from glasshouse.governance.rlhf_disclosure.rules import agreement_of_two, check, noise_ceiling
 from glasshouse.governance.rlhf_disclosure.taxonomy import ITEMS, RLHFCard
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from glasshouse.governance._card import CardField, Quantity
 from glasshouse.governance._lint import Context, Issue, did_you_mean
-from glasshouse.governance.rlhf_disclosure.problems import problems
+from glasshouse.governance.rlhf_disclosure.registry import problems
 from glasshouse.governance.rlhf_disclosure.taxonomy import UNITS, Agreement, RLHFCard
 
 CEILING_MARGIN = 0.01

@@ -117,7 +117,11 @@ def foundational_challenges(config: Config, lab: Lab) -> Iterator[Yield]:
     yield Table("papers", papers)
     accepted = lab.step("accepted", acceptance)
     off, own = accepted["off_topic"], accepted["own"]
-    yield lab.claim("foundational-challenges/5", _wilson(off), _wilson(own))
+    papers_in = _share(papers, "accepted")
+    yield lab.claim(
+        "foundational-challenges/5", _wilson(off), _wilson(own),
+        note=f"summaries of papers accepted: {papers_in.value:.3f} of {papers_in.n}",
+    )  # fmt: skip
     cost = lab.step("cost", costs)
     yield lab.claim(
         "foundational-challenges/7r", Estimate.exact(cost["cold_ms"], 1, method="one process, one core"),
@@ -218,11 +222,7 @@ def acceptance() -> dict[str, list[bool]]:
     search = _search()
     classifier = Classifier(search).fit()
     off = [guess.accepted for guess in classifier.classify_many(held_out())]
-    similar = search.vectors @ search.vectors.T
-    own = []
-    for i, row in enumerate(similar):
-        best = sorted((value for j, value in enumerate(row) if j != i), reverse=True)[:TOP]
-        own.append(bool(sum(best) / TOP > classifier.threshold_))
+    own = [likeness > classifier.threshold_ for likeness in classifier.own_likeness()]
     return {"off_topic": off, "own": own}
 
 
