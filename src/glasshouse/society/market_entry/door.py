@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 
 SIMULATED_UP_TO = 120
 """Incumbents of at most this size are simulated too; larger ones take minutes per draw."""
-FEATURES, DRAWS = 1200, 40
+FEATURES, DRAWS = 1200, 20
 _N_I = [20.0, 40.0, 80.0, 110.0, 300.0, 1e3, 1e4, 1e5, 1e6, 1e7, 1e8, 1e9]
 
 
@@ -30,10 +31,9 @@ def solve(scenario: EntryMarket, seed: int) -> EntryResult:
 def point(scenario: dict[str, Any], seed: int) -> Rows:
     """One row: the threshold, and the incumbent's loss simulated where it is small enough to be."""
     from glasshouse.society.market_entry.exponents import entry_exponent
-    from glasshouse.society.market_entry.threshold import entry_threshold
 
     market = EntryMarket.parse(scenario)
-    found = entry_threshold(market)
+    found = _threshold(market)
     size = math.inf if market.N_I is None else market.N_I
     return [{
         "seed": seed, "N_I": market.N_I, "tau_I": market.tau_I, "tau_E": market.tau_E, "gamma": market.gamma,
@@ -96,6 +96,12 @@ def page(scenario: EntryMarket, rows: Rows, seeds: Sequence[int]) -> Page:
             "Nothing here is fitted to data. EmpiricalMarket fits the same quantities to your own losses.",
         ),
     )  # fmt: skip
+
+
+@functools.lru_cache(maxsize=256)
+def _threshold(market: EntryMarket) -> EntryResult:
+    """The same for every seed of a sweep."""
+    return solve(market, 0)
 
 
 def _simulated(market: EntryMarket, seed: int) -> dict[str, float | None]:
