@@ -46,6 +46,9 @@ def audit(
         str | None,
         typer.Option(metavar="FILE", help="An earlier findings.json: only new or worse findings exit 1."),
     ] = None,
+    card: Annotated[
+        str | None, typer.Option(metavar="FILE", help="A disclosure card (`glasshouse card`) to show beside.")
+    ] = None,
     dry_run: Annotated[
         bool,
         typer.Option("--dry-run", help="Say what would run, what not and why, and the cost; write nothing."),
@@ -82,14 +85,29 @@ def audit(
     from glasshouse.audit.run import audit as run_audit
     from glasshouse.runtime.executors import get_executor
 
+    if card is not None:
+        from glasshouse.governance import read_card
+
+        read_card(card)  # a file that is no card is refused before the model is asked anything
     get_executor(executor)  # an unknown name is refused before anything is opened or written
     result = run_audit(
         subject, train_data=train_data, reference=reference, suite=suite, out=out, fail_on=fail_on,
         baseline=baseline, dry_run=dry_run, seed=seed, device=device, dtype=dtype, executor=executor,
         max_calls=math.inf if yes and max_calls is None else max_calls,
     )  # fmt: skip
+    if card is not None and result.findings is not None:
+        result = _with_card(result, out, card)
     say_plan(result) if dry_run else say_result(result)
     return result.exit_code
+
+
+def _with_card(result: AuditResult, out: str, card: str) -> AuditResult:
+    from dataclasses import replace
+
+    from glasshouse.audit.card import attach_card
+
+    assert result.findings is not None
+    return replace(result, findings=attach_card(out, result.findings, card, graded=result.graded))
 
 
 def say_plan(result: AuditResult) -> None:
