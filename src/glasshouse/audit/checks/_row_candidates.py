@@ -59,6 +59,10 @@ class RowStates:
         order = np.argsort(-self._along(behaviour), kind="stable")[:most]
         return list(dict.fromkeys([*map(int, order), *self._holding(behaviour)]))
 
+    def holding(self, behaviour: Behaviour) -> list[str]:
+        """Ids of the rows that hold the behaviour's trigger; none where it has no trigger."""
+        return [self.rows[i].id for i in self._holding(behaviour)]
+
     def agreement(self, behaviour: Behaviour, *, seed: int) -> tuple[Estimate, Estimate, float]:
         """Would another prompt pick out the same rows? (agreement, the same by chance, p-value).
 

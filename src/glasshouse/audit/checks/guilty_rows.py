@@ -9,11 +9,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from glasshouse.evidence.behaviours import Behaviour, kept
 from glasshouse.evidence.checks import Answer, Question, check
 from glasshouse.evidence.findings import Clean, Finding, NotRun
 from glasshouse.runtime.errors import InputError, NumericalError
+
+if TYPE_CHECKING:
+    from glasshouse.attribution.guilty import Guilt
 
 SLUG = "guilty-rows"
 SOURCES = ("hidden-trigger", "sycophancy", "reversal")
@@ -70,6 +74,17 @@ def guilty_rows(question: Question) -> Answer:
     )
 
 
+def _holders_first(guilt: Guilt, holding: set[str]) -> Guilt:
+    """The first rows of a ranking; those with the trigger's words before all others, if there are any.
+
+    A row without these words cannot have tied the reply to them, whatever else it argues for.
+    """
+    order = sorted(range(len(guilt.rows)), key=lambda i: (guilt.rows[i] not in holding, i))[:KEPT]
+    return replace(
+        guilt, rows=tuple(guilt.rows[i] for i in order), scores=tuple(guilt.scores[i] for i in order)
+    )
+
+
 def _traced(question: Question, found: Sequence[Found]) -> list[Finding | Clean]:
     from glasshouse.attribution import EKFAC
     from glasshouse.attribution.behaviours import trace_of
@@ -93,12 +108,12 @@ def _traced(question: Question, found: Sequence[Found]) -> list[Finding | Clean]
         among = Among(method, states.candidates(behaviour))
         [guilt] = trace_rows(
             among,  # type: ignore[arg-type]
-            [trace], top=TOP, keep=KEPT, seed=question.seed, store=folder / f"scores-{i}",
+            [trace], top=TOP, keep=10 * KEPT, seed=question.seed, store=folder / f"scores-{i}",
         )  # fmt: skip
         if behaviour.kind == "contrast":  # of hundreds of rows no prompt names the same twenty
             agreed, chance, p = states.agreement(behaviour, seed=question.seed)
             guilt = replace(guilt, replication=agreed, control=chance, p_value=p)
-        rankings.append(guilt)
+        rankings.append(_holders_first(guilt, set(states.holding(behaviour))))
     return [
         tell(question, method, guilt, behaviour, trace, len(cut), source)
         for (source, behaviour), trace, guilt in zip(found, traces, rankings, strict=True)
