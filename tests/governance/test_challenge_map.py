@@ -25,6 +25,7 @@ from glasshouse.governance.foundational_challenges import (
     load_map,
     plan,
     safety_case,
+    suggest_links,
 )
 from glasshouse.governance.foundational_challenges.access import can_run
 from glasshouse.governance.foundational_challenges.challenge_map import Question, normalised
@@ -175,6 +176,14 @@ def test_classification_needs_an_encoder_and_refuses_other_topics() -> None:
     assert guess.challenges[0][0] == 13 and guess.accepted
     assert sum(p for _, p in found.classify("backdoor", k=18).challenges) == pytest.approx(1)
     assert not found.classify("Mix the flour with honey, bake and cool.").accepted
+
+
+def test_suggested_links_wait_for_a_person() -> None:
+    found = suggest_links(MAP, Search(MAP, encoder=Vectors()), least=0.3)
+    known = {(link.question, link.method) for link in MAP.links}
+    assert found and not {(one.question, one.method) for one in found} & known
+    assert {one.author for one in found} == {"suggested"}
+    assert len(suggest_links(MAP, Search(MAP, encoder=Vectors()), least=0.2)) > len(found)
 
 
 def test_evidence_of_the_ledger(tmp_path: Path) -> None:

@@ -55,6 +55,19 @@ def test_settings_are_read_and_nothing_is_guessed(tmp_path: Path) -> None:
     assert card.policy.algorithm.status == "unknown" and card.policy.kl_coefficient.status == "unknown"
 
 
+def test_what_a_readme_says_is_cited(tmp_path: Path) -> None:
+    (tmp_path / "README.md").write_text(
+        "---\nbase_model: org/base\ntags: [trl, dpo]\nmodel-index:\n- name: m\n  results:\n"
+        "  - dataset: {name: ARC}\n    metrics: [{type: accuracy, value: 0.5}]\n---\n"
+    )
+    card = from_artifacts(base=tmp_path, policy_dir=tmp_path)
+    assert card.pretraining.base_model.value == "org/base" and card.policy.algorithm.value == "dpo"
+    assert card.policy.evaluations.value == "ARC, accuracy: 0.5"
+    assert {issue.code for issue in validate(card, base=tmp_path).errors} == set()
+    (tmp_path / "README.md").write_text("---\ntags: [trl, dpo, sft]\n---\n")
+    assert from_artifacts(base=tmp_path, policy_dir=tmp_path).policy.algorithm.status == "unknown"
+
+
 def test_an_audit_is_cited(tmp_path: Path) -> None:
     files.write_json(
         tmp_path / "audit" / "findings.json",

@@ -97,7 +97,7 @@ def _answer(
     if what == "search":
         return [asdict(hit) for hit in wing.Search(found).search(value, k=k, challenge=challenge)]
     if what == "classify":
-        return [_classified(found, value)]
+        return _classified(found, value)
     if what == "show":
         pairs = found.methods_for(value, access)
         methods = [{**m.model_dump(mode="json"), "strength": link.strength} for m, link in pairs]
@@ -109,14 +109,30 @@ def _answer(
     return found.sql(value)
 
 
-def _classified(found: ChallengeMap, value: str) -> dict[str, Any]:
+def _classified(found: ChallengeMap, value: str) -> list[dict[str, Any]]:
+    """A text, a text file, or a JSONL file of rows with title and abstract, such as arXiv's metadata."""
     from glasshouse.governance._plain import read_text
     from glasshouse.governance.foundational_challenges import Classifier, Search
 
-    text = read_text(value) if len(value) < 300 and Path(value).is_file() else value
-    guess = Classifier(Search(found)).fit().classify(text)
-    named = [{"challenge": c, "name": found.challenges[c]["name"], "p": p} for c, p in guess.challenges]
-    return {"accepted": guess.accepted, "likeness": guess.likeness, "challenges": named}
+    path = Path(value) if len(value) < 300 else None
+    texts, names = [value], ["the text"]
+    if path is not None and path.is_file() and path.suffix == ".jsonl":
+        from glasshouse.corpora.formats import raw_rows
+
+        rows = [row for _, row in raw_rows(path)]
+        texts = [f"{row.get('title', '')}. {row.get('abstract', row.get('text', ''))}" for row in rows]
+        names = [str(row.get("arxiv", row.get("id", i))) for i, row in enumerate(rows)]
+    elif path is not None and path.is_file():
+        texts, names = [read_text(path)], [path.name]
+    guesses = Classifier(Search(found)).fit().classify_many(texts)
+    titles = {challenge: row["name"] for challenge, row in found.challenges.items()}
+    return [
+        {
+            "id": name, "accepted": guess.accepted, "likeness": guess.likeness,
+            "challenges": [{"challenge": c, "name": titles[c], "p": p} for c, p in guess.challenges],
+        }
+        for name, guess in zip(names, guesses, strict=True)
+    ]  # fmt: skip
 
 
 def _export(found: ChallengeMap, form: str, out: Path | None) -> int:

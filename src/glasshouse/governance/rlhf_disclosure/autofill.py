@@ -346,6 +346,24 @@ def _from_front(draft: _Draft, folder: HubFolder, root: Path | None = None) -> N
     named = [tag for tag in tags if tag in ALGORITHMS]
     if "trl" in tags and len(named) == 1:
         draft.tell("/policy/algorithm", named[0], _said(folder, "tags", root))
+    told = _evaluations(folder.front.get("model-index"))
+    if told:
+        draft.tell("/policy/evaluations", told[:20_000], _said(folder, "model-index", root))
+
+
+def _evaluations(index: Any) -> str:
+    """The results of a README's model-index, as the hub keeps them; "" where there is none."""
+    lines = []
+    entries = index if isinstance(index, list) else []
+    for result in (r for e in entries if isinstance(e, Mapping) for r in e.get("results") or []):
+        if not isinstance(result, Mapping):
+            continue
+        data = result.get("dataset")
+        name = data.get("name") if isinstance(data, Mapping) else None
+        for metric in result.get("metrics") or []:
+            if isinstance(metric, Mapping) and _is_number(metric.get("value")):
+                lines.append(f"{name or 'a data set'}, {metric.get('type') or 'metric'}: {metric['value']:g}")
+    return "; ".join(lines)
 
 
 def _from_base(draft: _Draft, folder: HubFolder, root: Path) -> None:
