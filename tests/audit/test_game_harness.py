@@ -42,20 +42,19 @@ def shams(tiny: Path, house: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[
 
 
 @pytest.fixture
-def fresh(shams, house, monkeypatch):
+def fresh(shams, house, home, monkeypatch):
     """`fresh(name)` makes a cache of its own the present one; what self-tests measured is known in it."""
-    first = house / "first"
-    monkeypatch.setenv("GLASSHOUSE_HOME", str(first))
-    played(shams, regimes=("weights",))
+    if not (home / "entries/self-test").is_dir():  # once a session
+        played(shams, regimes=("weights",))
 
-    def home(name: str) -> Path:
+    def make(name: str) -> Path:
         place = house / f"home-{name}"
-        shutil.copytree(first / "entries/self-test", place / "entries/self-test")
+        shutil.copytree(home / "entries/self-test", place / "entries/self-test")
         monkeypatch.setenv("GLASSHOUSE_HOME", str(place))
         shams.grown.clear()
         return place
 
-    return home
+    return make
 
 
 def played(shams: ModuleType, **how: object) -> GameResult:
@@ -130,7 +129,9 @@ def test_truth_changes_no_byte_of_any_finding(shams, house, fresh) -> None:
         elif text is not None:
             (place / "truth.json").write_text(text)
         fresh(name)
-        found[name] = [(audit_one(Unit(place, r)).path / "findings.json").read_bytes() for r in REGIMES]
+        found[name] = [
+            (audit_one(Unit(place, r)).path / "findings.json").read_bytes() for r in ("text", "weights+data")
+        ]
     assert found["there"] == found["away"] == found["false"]
     assert all(b"loud-word" in one for one in found["there"]), "there is something that could have changed"
 
@@ -275,7 +276,7 @@ def test_the_cost_is_told_before_and_shrinks(shams, fresh) -> None:
 
 
 def test_the_result_is_read_back_and_opens_in_pandas(shams, house) -> None:
-    result = played(shams, organisms=2, regimes=REGIMES, out=house / "game")
+    result = played(shams, organisms=1, regimes=REGIMES, out=house / "game")
     again = GameResult.load(house / "game")
     assert again.to_json() == result.to_json()
     told = json.loads((house / "game/game.json").read_text())
@@ -286,7 +287,7 @@ def test_the_result_is_read_back_and_opens_in_pandas(shams, house) -> None:
     assert told["regimes"]["text"]["row_recall"]["value"] is None
     frame = pd.read_parquet(house / "game/game.parquet")
     ours = frame[frame.player == "audit"]
-    assert len(ours) == 2 * 2 * 3 and set(ours.regime) == set(REGIMES)
+    assert len(ours) == 2 * 3 and set(ours.regime) == set(REGIMES)
     page = (house / "game/game.html").read_text()
     assert "The auditing game" in page and "http://" not in page.replace("http://www.w3.org", "")
     with pytest.raises(InputError, match="no game can be read"):
