@@ -28,8 +28,8 @@ def with_card(findings: Findings, path: Path | str, *, kind: str | None = None) 
     lint = validate(card, level=3, base=Path(path).parent)
     known, every = (sum(pair[i] for pair in lint.coverage.values()) for i in (0, 1))
     summary = (
-        f"The {card.card_type} card of {card.subject.name} discloses {known} of {every} fields; its validator "
-        f"finds {len(lint.errors)} errors and {len(lint.warnings)} warnings. "
+        f"The {card.card_type} card of {card.subject.name} discloses {known} of {every} fields; its "
+        f"validator finds {len(lint.errors)} errors and {len(lint.warnings)} warnings. "
         "It is the developer's word, not a measurement."
     )
     evidence = tuple(item for section in card_sections(card) for item in section.evidence)[:MOST_PARTS]
