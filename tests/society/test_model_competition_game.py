@@ -78,6 +78,15 @@ def test_torch_computes_what_numpy_computes(loss, classes):
     np.testing.assert_allclose(here, there.numpy(), atol=1e-8)
 
 
+def test_the_whole_game_on_torch_is_the_game_on_numpy():
+    """`cpu:0` names the processor as torch names a GPU: the same path as `cuda`."""
+    data, market = no_information(0.36), CompetitionMarket(m=3)
+    ours = equilibrium(data.X, data.y, market)
+    other = equilibrium(data.X, data.y, market, device="cpu:0")
+    assert other.converged and other.k_hetero == ours.k_hetero
+    assert other.SL == pytest.approx(ours.SL, abs=NUMERICAL)
+
+
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize(("m", "alpha"), [(3, 0.2), (3, 0.33), (3, 0.36), (3, 0.45), (2, 0.4), (4, 0.3)])
 def test_the_game_lands_on_the_closed_form(m, alpha, seed):

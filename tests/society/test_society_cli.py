@@ -149,6 +149,7 @@ def bomb(folder: Path) -> str:
         (["run", "--set", "providers"], "--set: 'providers' says no value; write FIELD=VALUE."),
         (["run", "--set", "providrs=3"], "no field 'providrs'"),
         (["run", "--set", "noise=-1"], "noise is -1"),
+        (["run", "--set", "device=quantum"], "'quantum' is not a device"),
         (["run", "--set", "users=features", "--set", "features=no.npz"], "no.npz"),
         (["sweep", "--over", "colour=1,2"], "names no field"),
         (["sweep", "--over", "alpha="], "has no values"),

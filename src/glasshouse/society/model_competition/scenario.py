@@ -56,6 +56,7 @@ class CompetitionScenario(Scenario):
     ] = None
     size: Annotated[int, Field(ge=20, le=1_000_000, description="users of a synthetic setting")] = 2000
     starts: Annotated[int, Field(ge=1, le=200, description="starts of a best response")] = 12
+    device: Annotated[str, Field(description="where responses are searched: cpu, cuda, cuda:0")] = "cpu"
 
     @model_validator(mode="after")
     def _fits(self) -> CompetitionScenario:
