@@ -36,3 +36,15 @@ def test_a_file_that_is_no_card_is_refused(tmp_path: Path) -> None:
     (tmp_path / "x.json").write_text("{}")
     with pytest.raises(CardError, match="says no type"):
         with_card(Findings(subject={}, access=()), tmp_path / "x.json")
+
+
+def test_the_command_refuses_it_before_the_model_is_asked(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from glasshouse import cli
+
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "x.json").write_text("{}")
+    assert cli.run(["audit", "--card", "x.json"]) == 2
+    assert "says no type" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["x.json"]
