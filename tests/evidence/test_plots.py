@@ -121,7 +121,21 @@ def test_text_is_inert() -> None:
     assert not any(name.startswith("on") or "href" in name for e in root.iter() for name in e.attrib)
 
 
+def test_lying_bars_and_their_intervals() -> None:
+    error = {"type": "data", "array": [1, 0]}
+    trace = {"type": "bar", "orientation": "h", "x": [2, 4], "y": ["a", "b"], "error_x": error}
+    root = drawn(trace)
+    first, second = [e for e in marks(root, "rect", "b") if e.find(SVG + "title") is not None]
+    assert float(second.get("width")) / float(first.get("width")) == pytest.approx(2, rel=0.02)
+    [whisker] = marks(root, "path", "e")
+    start, end = map(float, re.match(r"M([\d.]+) [\d.]+H([\d.]+)", whisker.get("d")).groups())
+    assert (end - start) / float(first.get("width")) == pytest.approx(1, rel=0.02)  # 1 to 3, beside 0 to 2
+
+
 def test_what_cannot_be_drawn_is_refused() -> None:
+    bar = {"type": "bar", "x": ["a"], "y": [1]}
+    with pytest.raises(InputError, match="stacks bars"):
+        figure_svg({"data": [bar, bar], "layout": {"barmode": "stack"}}, name="a")
     for figure in ({"data": [{"type": "pie"}]}, {"data": []}, {}):
         with pytest.raises(InputError, match="figure 'a'"):
             figure_svg(figure, name="a")

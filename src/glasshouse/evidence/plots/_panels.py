@@ -28,13 +28,15 @@ _STYLE = (
 
 
 def draw(figure: Mapping[str, Any], *, run: str, name: str) -> str:
-    """The whole document. Raises InputError for a trace of a kind that is not drawn."""
+    """The whole document. Raises InputError for what is not drawn."""
     traces = [trace for trace in figure.get("data", ()) if trace.get("visible", True) is True]
     strange = sorted({str(t.get("type", "scatter")) for t in traces} - set(DRAWN))
     if strange or not traces:
         what = f"traces of type {', '.join(strange)}" if strange else "no trace"
         raise InputError(f"figure {name!r} holds {what}", fix=f"draw it with {', '.join(DRAWN)}")
     layout = figure.get("layout") or {}
+    if layout.get("barmode") in ("stack", "relative") and sum(t.get("type") == "bar" for t in traces) > 1:
+        raise InputError(f"figure {name!r} stacks bars", fix="put them side by side: a stack hides intervals")
     styles = _styles(traces)
     panels = _panels(traces)
     title = label(title_of(layout), 90)
@@ -162,7 +164,7 @@ def _slot_of(trace: Trace, grouped: Sequence[Trace], layout: Mapping[str, Any]) 
         return 0, 1
     mine = set(map(str, extent(trace)[0]))
     beside = [other for other in grouped if mine & set(map(str, extent(other)[0]))]
-    if layout.get("barmode") in ("overlay", "stack") or len(beside) == 1:
+    if layout.get("barmode") == "overlay" or len(beside) == 1:
         return 0, 1
     return next(i for i, other in enumerate(beside) if other is trace), len(beside)
 

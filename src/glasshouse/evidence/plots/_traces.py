@@ -26,7 +26,13 @@ def extent(trace: Trace) -> tuple[list[Any], list[Any]]:
         if is_number(centre)
         for value in (centre - low, centre + high)
     ]
-    return x, [*y, *spread] if trace.get("orientation") != "h" else y
+    return ([*x, *_reach(trace, x)], y) if trace.get("orientation") == "h" else (x, [*y, *spread])
+
+
+def _reach(trace: Trace, x: Sequence[Any]) -> list[float]:
+    """The ends of the error bars along x."""
+    errors = _errors(trace, len(x), "error_x")
+    return [v for c, (low, high) in zip(x, errors, strict=False) if is_number(c) for v in (c - low, c + high)]
 
 
 def draw_trace(trace: Trace, x: Axis, y: Axis, style: str, slot: tuple[int, int]) -> list[str]:
@@ -46,9 +52,9 @@ def _xy(trace: Trace) -> tuple[list[Any], list[Any]]:
     return (x or list(range(len(y)))) if trace.get("type") != "heatmap" else x, y
 
 
-def _errors(trace: Trace, n: int) -> list[tuple[float, float]]:
+def _errors(trace: Trace, n: int, along: str = "error_y") -> list[tuple[float, float]]:
     """(below, above) of each point, zero where there is no error bar."""
-    given = trace.get("error_y") or {}
+    given = trace.get(along) or {}
     above = [x if is_number(x) else 0.0 for x in numbers_of(given.get("array"))]
     if given.get("visible") is False or not above:
         return [(0.0, 0.0)] * n
@@ -94,7 +100,7 @@ def _dots(places: Sequence[Any], style: str, radius: float = 3) -> list[str]:
 def _bars(trace: Trace, x: Axis, y: Axis, style: str, slot: tuple[int, int]) -> list[str]:
     xs, ys = _xy(trace)
     if trace.get("orientation") == "h":
-        return _lying_bars(xs, ys, x, y, style, slot)
+        return _lying_bars(trace, x, y, style, slot)
     marks, zero = [], y.scaled(max(0.0, y.low))
     for a, b, (low, high) in zip(xs, ys, _errors(trace, len(ys)), strict=False):
         left, right = _slot(x, a, slot)
@@ -109,17 +115,20 @@ def _bars(trace: Trace, x: Axis, y: Axis, style: str, slot: tuple[int, int]) -> 
     return marks
 
 
-def _lying_bars(
-    xs: Sequence[Any], ys: Sequence[Any], x: Axis, y: Axis, style: str, slot: tuple[int, int]
-) -> list[str]:
-    marks, zero = [], x.scaled(max(0.0, x.low))
-    for a, b in zip(xs, ys, strict=False):
+def _lying_bars(trace: Trace, x: Axis, y: Axis, style: str, slot: tuple[int, int]) -> list[str]:
+    (xs, ys), marks, zero = _xy(trace), list[str](), x.scaled(max(0.0, x.low))
+    for a, b, (low, high) in zip(xs, ys, _errors(trace, len(xs), "error_x"), strict=False):
         top, bottom = _slot(y, b, slot)
         end = x.at(a)
         if end is None or top is None or bottom is None:
             continue
         height, start = abs(bottom - top), min(top, bottom)
         marks.append(_rect(min(end, zero), start, abs(end - zero), height, f"b {style}", f"{b}: {a:.4g}"))
+        if low or high:
+            middle = round(start + height / 2, 1)
+            left, right = x.at(a - low), x.at(a + high)
+            caps = f"M{left:g} {middle - 3:g}V{middle + 3:g}M{right:g} {middle - 3:g}V{middle + 3:g}"
+            marks.append(f'<path class="e {style}" d="M{left:g} {middle:g}H{right:g}{caps}"/>')
     return marks
 
 
