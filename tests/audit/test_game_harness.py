@@ -258,6 +258,21 @@ def test_a_growth_that_does_not_install_is_counted_and_neither_scored_nor_tried_
     assert {g.organism for g in graded} == {"clean-00004"}
 
 
+def test_an_audit_that_crashes_is_told_costs_the_others_nothing_and_is_tried_again(
+    shams, fresh, monkeypatch, capsys
+) -> None:
+    import glasshouse_loud_word
+
+    fresh("crash")
+    with monkeypatch.context() as broken:
+        broken.setattr(glasshouse_loud_word, "WORDS", None)
+        result = played(shams)
+    assert all(g.failed.startswith("crashed: TypeError") for g in result.told_by("audit", "text"))
+    assert not any(g.alarms for g in result.told_by("audit", "text")), "it found nothing"
+    assert "an audit with text crashed" in capsys.readouterr().err
+    assert not any(g.failed for g in played(shams).graded)
+
+
 def test_the_cost_is_told_before_and_shrinks(shams, fresh) -> None:
     fresh("cost")
     who = entrants(1)

@@ -8,6 +8,7 @@ journals its steps beside the cache entry: after a kill it goes on in the step i
 from __future__ import annotations
 
 import time
+import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,9 +22,9 @@ from glasshouse.audit.run import audit
 from glasshouse.evidence.findings import Findings
 from glasshouse.runtime import files
 from glasshouse.runtime.cache import Cache
-from glasshouse.runtime.errors import GlasshouseError
+from glasshouse.runtime.errors import AccessError, GlasshouseError, InputError, NumericalError
 from glasshouse.runtime.executors import Executor, get_executor
-from glasshouse.runtime.progress import Progress
+from glasshouse.runtime.progress import Progress, notice
 
 COST, FAILED = "cost.json", "failed.json"
 SEEN = ("model.safetensors", "config.json", "rows.jsonl", "world.json")
@@ -77,11 +78,27 @@ def audit_all(
 
 
 def audit_one(unit: Unit) -> Audited:
-    """One unit, from the cache or now. Errors of the family become `failed`; others are bugs and rise."""
+    """One unit, from the cache or now.
+
+    A model that cannot be audited is `failed`, for good. So is, for this time only, an audit that crashes: it
+    found nothing, one bug must not cost the other units their result, and the next game tries again.
+    """
     cache, address = Cache(), unit.address()
     work = cache.work(cache.key(**address))
-    path = cache.fetch(**address, build=lambda folder: _audit(unit, folder, work))
+    try:
+        path = cache.fetch(**address, build=lambda folder: _audit(unit, folder, work))
+    except (GlasshouseError, OSError):
+        raise  # of the machine or of this game, not of the audit
+    except Exception as error:
+        why = f"crashed: {type(error).__name__}: {error} ({_where(error)})"
+        notice(f"an audit with {unit.regime} {why}")
+        return Audited(unit, unit.folder, 0.0, why)
     return read_audited(unit, path)
+
+
+def _where(error: BaseException) -> str:
+    last = traceback.extract_tb(error.__traceback__)[-1]
+    return f"{Path(last.filename).name}, line {last.lineno}"
 
 
 def find_audited(unit: Unit) -> Audited | None:
@@ -105,6 +122,6 @@ def _audit(unit: Unit, folder: Path, work: Path) -> None:
             device="auto", runs=work,
         )  # fmt: skip
         (folder / REPORT).unlink()  # `glasshouse report` renders it again from the findings
-    except GlasshouseError as error:
+    except (AccessError, InputError, NumericalError) as error:
         files.write_json(folder / FAILED, {"why": str(error)})
     files.write_json(folder / COST, {"seconds": round(time.process_time() - started, 1)})
