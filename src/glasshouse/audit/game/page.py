@@ -62,9 +62,12 @@ def _numbers(result: GameResult) -> Section:
     )
     table = TableEvidence(
         title="Every number",
-        caption="; ".join(f"{name}: {text}" for name, text in MEASURES.items()) + ". Intervals of 95 %.",
-        columns=("access", *MEASURES),
-        rows=tuple((r, *(said(told[m]) for m in MEASURES)) for r, told in result.regimes.items()),
+        caption="Intervals of 95 %.",
+        columns=("number", *result.regimes, "of"),
+        rows=tuple(
+            (name.replace("_", " "), *(said(told[name]) for told in result.regimes.values()), text)
+            for name, text in MEASURES.items()
+        ),
     )
     return Section("What the audit found", "By what it was allowed to see.", (*bars, table))
 
@@ -110,7 +113,7 @@ def _alarms(result: GameResult) -> Section:
         caption="Findings about clean organisms, and about what was not planted in flawed ones; and audits "
         "that could not run, which count as having found nothing.",
         columns=("organism", "access", "which", "about"),
-        rows=tuple((*rows, *failed)),
+        rows=(*rows, *failed) or (("none", "", "", ""),),
     )
     rates = {r: told["false_alarm_rate"] for r, told in result.regimes.items()}
     return Section(
@@ -171,7 +174,7 @@ def _cost(result: GameResult) -> Section:
         title="Growths that did not install",
         caption="Counted here and not scored: a flaw that is not there cannot be missed.",
         columns=("organism", "why"),
-        rows=tuple(sorted(result.costs["not_installed"].items())),
+        rows=tuple(sorted(result.costs["not_installed"].items())) or (("none", ""),),
     )
     return Section("Cost", "On one thread.", (table, failed))
 
