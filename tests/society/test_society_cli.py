@@ -66,6 +66,19 @@ def test_the_systems_of_the_help_are_the_doors():
     assert set(SYSTEMS) == set(doors()) == set(FIELDS)
 
 
+@pytest.mark.parametrize("system", sorted(doors()))
+def test_the_examples_of_the_help_are_valid_scenarios(system):
+    from glasshouse.cli.society import FIELDS, SYSTEMS, _assignments, _grid
+
+    door, example = open_door(system), FIELDS[system]
+    assert door.question == SYSTEMS[system] and door.name == system
+    scenario = door.scenario().changed(_assignments([example["set"]], "--set"))
+    scenario.changed(_assignments([example["scenario"].replace(": ", "=")], "file"))
+    for name, values in _grid([example["over"]], scenario).items():
+        assert all(getattr(scenario.changed({name: value}), name) is not None for value in values)
+    assert type(scenario).parse(json.loads(json.dumps(scenario.to_json()))) == scenario
+
+
 def test_run_prints_the_answer_with_its_certificate(market, capsys, tmp_path):
     from glasshouse.society.model_competition import Equilibrium
 

@@ -17,9 +17,9 @@ if TYPE_CHECKING:
 
 DEFAULT_OUT = "glasshouse-society"
 SYSTEMS = {
-    "entry": "How much data does a newcomer need to overtake an incumbent under a stricter safety limit?",
+    "entry": "How much data does a newcomer need against an incumbent held to a stricter safety limit?",
     "competition": "When the representation that all providers share gets better, are users served better?",
-    "content": "Which content quality does a recommender's learning rule induce from strategic producers?",
+    "content": "What content quality does a learning recommender induce, and which rule would induce more?",
 }
 FIELDS = {
     "entry": {"scenario": "tau_I: 0.98", "set": "rho=0.5", "over": "tau_E=0.99,1.0"},
