@@ -214,9 +214,10 @@ def _grid(chart: Chart, axes: _Axes) -> list[str]:
 def _ticks(ends: tuple[float, float], log: bool) -> list[float]:
     low, high = ends
     if log:
-        decades = [10.0**d for d in range(math.ceil(math.log10(low)), math.floor(math.log10(high)) + 1)]
-        step = max(1, math.ceil(len(decades) / 6))
-        return decades[::step] if len(decades) > 1 else [low * 1.15, math.sqrt(low * high), high / 1.15]
+        span = range(math.floor(math.log10(low)), math.floor(math.log10(high)) + 1)
+        fine = (1.0, 2.0, 5.0) if len(span) <= 3 else (1.0,)
+        ticks = [round(m * 10.0**d, 12 - d) for d in span for m in fine if low <= m * 10.0**d <= high]
+        return ticks[:: max(1, math.ceil(len(ticks) / 8))] or [math.sqrt(low * high)]
     raw = (high - low) / 6
     size = 10 ** math.floor(math.log10(raw))
     step = next(size * m for m in (1, 2, 2.5, 5, 10) if size * m >= raw * 0.999)
