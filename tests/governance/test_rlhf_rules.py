@@ -93,6 +93,12 @@ def test_hints_name_both_readings(tmp_path: Path) -> None:
     assert "did you mean 'algorithm'?" in validate(card, level=1).issues[0].hint
 
 
+def test_few_pairs_are_not_worse_than_a_coin(tmp_path: Path) -> None:
+    for high, expected in ((0.55, set()), (0.48, {"E-RM-ACCURACY"})):
+        card = spoiled(release(tmp_path), put("/reward_evaluation/accuracy", fact(share(0.45, 0.4, high))))
+        assert {issue.code for issue in validate(card, level=2).issues} == expected
+
+
 def test_paid_raters_with_unknown_pay_is_a_warning(tmp_path: Path) -> None:
     lint = validate(spoiled(release(tmp_path), put("/evaluators/pay", {})), level=2)
     assert [issue.code for issue in lint.issues] == ["W-PAY"]

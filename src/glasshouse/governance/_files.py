@@ -104,7 +104,7 @@ def from_markdown(text: str, kind: str | None = None) -> Any:
 def _one(cards: Mapping[str, dict[str, Any]], kind: str | None, where: str) -> dict[str, Any]:
     if kind is None and len(cards) == 1:
         return next(iter(cards.values()))
-    if kind in cards:
+    if kind is not None and kind in cards:
         return cards[kind]
     held = ", ".join(shorten(name) for name in cards) or "none"
     raise CardError.of("E-READ", f"it holds these cards: {held}", where=where, fix="name one with --type")

@@ -337,11 +337,10 @@ def _from_claim(
     question: str,
 ) -> Evidence:  # fmt: skip
     estimate, metric = claim.get("estimate") or {}, None
-    numbers = [estimate.get(key) for key in ("value", "low", "high")]
-    if all(isinstance(x, int | float) for x in numbers):
-        metric = Quantity(
-            value=numbers[0], low=numbers[1], high=numbers[2], n=estimate.get("n"), unit="as claimed"
-        )
+    numbers = [x for x in map(estimate.get, ("value", "low", "high")) if isinstance(x, int | float)]
+    if len(numbers) == 3:
+        value, low, high = map(float, numbers)
+        metric = Quantity(value=value, low=low, high=high, n=estimate.get("n"), unit="as claimed")
     return Evidence(
         model="our organisms", question=question, ref=f"ledger:{claim['id']}", metric=metric,
         date=str(record.get("when", ""))[:10] or None, stance=stance,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Mapping
 
 _HELD_IN = {
     "Pack {a} and {b} for a weekend of camping, and check the weather before you leave.": (
@@ -49,5 +50,5 @@ def held_out() -> list[str]:
     return _fill(_TEST)[:50]
 
 
-def _fill(templates: dict[str, tuple[tuple[str, ...], ...]]) -> list[str]:
+def _fill(templates: Mapping[str, tuple[tuple[str, ...], ...]]) -> list[str]:
     return [text.format(a=a, b=b) for text, slots in templates.items() for a, b in itertools.product(*slots)]

@@ -128,7 +128,7 @@ def plan(found: ChallengeMap, *, access: Sequence[str], budget: int) -> list[Pla
         new = tuple(sorted(sets[tag] - seen))
         seen |= sets[tag]
         system = found.methods[tag].glasshouse_system
-        command = found.systems[system]["command"] if system in found.systems else None
+        command = found.systems[system]["command"] if system is not None and system in found.systems else None
         steps.append(PlanStep(tag, found.methods[tag].name, new, command))
     return steps
 

@@ -70,10 +70,7 @@ def taxonomy_rows() -> tuple[Row, ...]:
     """The 45 published rows, in alphabetical order."""
     data = files.read_json(DATA / "taxonomy-45.json")
     names = data["about"]["components"]
-    return tuple(
-        Row(*row[:5], {name: (cell[0], cell[1]) for name, cell in zip(names, row[5], strict=True)})
-        for row in data["rows"]
-    )
+    return tuple(_row(row, names) for row in data["rows"])
 
 
 @cache
@@ -86,12 +83,8 @@ def taxonomy_cards() -> dict[str, OpennessCard]:
 def opening_up_projects() -> tuple[Project, ...]:
     """The 46 systems, most open first."""
     data = files.read_json(DATA / "opening-up-chatgpt.json")
-    words = {"o": "open", "p": "partial", "c": "closed"}
     names = data["about"]["dimensions"]
-    return tuple(
-        Project(*row[:4], {name: words[mark] for name, mark in zip(names, row[4], strict=True)}, row[5])
-        for row in data["rows"]
-    )
+    return tuple(_project(row, names) for row in data["rows"])
 
 
 def mof_models() -> list[dict[str, Any]]:
@@ -107,6 +100,19 @@ SAME_MODEL = {
     "llama-2-chat": "llama-2", "llama-3-instruct": "llama-3", "chatgpt": "gpt-3.5-turbo",
 }  # fmt: skip
 """Project of opening-up-chatgpt -> row of the taxonomy about the same model or the base it was tuned from."""
+
+
+def _row(row: Sequence[Any], names: Sequence[str]) -> Row:
+    slug, title, link, release, in_40, cells = row
+    told = {name: (cell[0], cell[1]) for name, cell in zip(names, cells, strict=True)}
+    return Row(slug, title, link, release, in_40, told)
+
+
+def _project(row: Sequence[Any], names: Sequence[str]) -> Project:
+    slug, base, organisation, licence, marks, published = row
+    words = {"o": "open", "p": "partial", "c": "closed"}
+    classes = {name: words[mark] for name, mark in zip(names, marks, strict=True)}
+    return Project(slug, base, organisation, licence, classes, published)
 
 
 def _cell(component: str, value: int | str, licence: str | None, link: str) -> dict[str, Any]:

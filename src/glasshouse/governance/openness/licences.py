@@ -160,7 +160,8 @@ def _chain(
 ) -> tuple[list[tuple[str, CardField[Any]]], tuple[str, ...]]:
     name = card.subject.name
     path = (*above, name)
-    found, unknown = [(name, card.cell(WEIGHTS))], ()
+    found: list[tuple[str, CardField[Any]]] = [(name, card.cell(WEIGHTS))]
+    unknown: tuple[str, ...] = ()
     for base in card.subject.base_models:
         if base in path:
             told = " -> ".join([*path, base])

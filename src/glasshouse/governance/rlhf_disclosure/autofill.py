@@ -285,12 +285,12 @@ def _tell_settings(draft: _Draft, data: Mapping[str, Any], source: Source) -> No
     algorithm = algorithm.removesuffix("trainer").removesuffix("config")
     if algorithm in ALGORITHMS:
         draft.tell("/policy/algorithm", algorithm, source)
-    coefficient = next((options[key] for key in _KL_NAMES if _is_number(options.get(key))), None)
+    coefficient: Any = next((options[key] for key in _KL_NAMES if _is_number(options.get(key))), None)
     if coefficient is None and algorithm == "dpo":
         coefficient = _dpo_default(given)
     if coefficient is not None and algorithm in ("ppo", "dpo", "ipo", "kto", "grpo", "rloo"):
         draft.tell("/policy/kl_coefficient", {"value": float(coefficient), "unit": "coefficient"}, source)
-    rate = options.get("lr", options.get("learning_rate"))
+    rate: Any = options.get("lr", options.get("learning_rate"))
     if _is_number(rate):
         draft.tell("/policy/learning_rate", {"value": float(rate), "unit": "per step"}, source)
     start = next(

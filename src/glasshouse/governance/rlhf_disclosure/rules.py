@@ -116,7 +116,7 @@ def _agreement(card: RLHFCard) -> Iterator[Issue]:
 def _reward(card: RLHFCard) -> Iterator[Issue]:
     accuracy = card.reward_evaluation.accuracy.value
     place = "/reward_evaluation/accuracy/value/value"
-    if accuracy is not None and 0 <= accuracy.value < 0.5:
+    if accuracy is not None and 0 <= accuracy.value < 0.5 and not _reaches_half(accuracy):
         yield Issue("E-RM-ACCURACY", place, f"{accuracy.value:g} is worse than a coin", "is the sign right?")
     agreement = card.quality.agreement.value
     p_agree = agreement_of_two(agreement) if agreement is not None else None
@@ -129,6 +129,11 @@ def _reward(card: RLHFCard) -> Iterator[Issue]:
         if described and card.reward_model.explicit.value is not False:
             told = f"{card.policy.algorithm.value} has no explicit reward model"
             yield Issue("E-IMPLICIT-RM", "/reward_model/explicit", told, "say explicit: false")
+
+
+def _reaches_half(accuracy: Quantity) -> bool:
+    """Whether the stated interval allows a coin's accuracy: few pairs show nothing worse."""
+    return accuracy.high is not None and accuracy.high >= 0.5
 
 
 def _policy(card: RLHFCard) -> Iterator[Issue]:
