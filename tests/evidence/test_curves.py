@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from glasshouse.evidence.findings import TableEvidence
-from glasshouse.evidence.report.curves import Chart, Line, Mark, Points, chart_svg, legend, numbers
+from glasshouse.evidence.report.curves import Chart, Line, Mark, Points, chart_svg, legend, numbers, short
 from glasshouse.evidence.report.illustrated import Part, render_illustrated
 from glasshouse.runtime.errors import InputError
 
@@ -79,6 +79,15 @@ def test_no_number_breaks_a_chart(pairs, log_x, log_y):
     if svg:
         ET.fromstring(svg)
         assert not re.search(r'="-?(?:nan|inf)', svg)
+
+
+@pytest.mark.parametrize(
+    ("x", "said"),
+    [(0, "0"), (0.5, "0.5"), (0.034812, "0.03481"), (10_000, "10000"), (17598.7, "17599"), (1e9, "1e9"),
+     (1.234e-5, "1.23e-5"), (2e120, "2e120"), (-3.0, "-3"), (math.nan, "undefined"), (math.inf, "unbounded")],
+)  # fmt: skip
+def test_numbers_are_short(x, said):
+    assert short(x) == said
 
 
 def test_nothing_to_draw_is_nothing():

@@ -136,8 +136,8 @@ def short(x: float) -> str:
     if math.isinf(x):
         return "unbounded"
     if x == 0 or 0.001 <= abs(x) < 100_000:
-        return f"{x:.4g}"
-    return f"{x:.2e}".replace("e-0", "e-").replace("e+0", "e")
+        return f"{x:.5g}" if abs(x) >= 10_000 else f"{x:.4g}"
+    return f"{x:.3g}".replace("e-0", "e-").replace("e+0", "e").replace("e+", "e")
 
 
 def _interval(low: float, high: float) -> str:
