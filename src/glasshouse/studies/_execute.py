@@ -18,7 +18,7 @@ from glasshouse.runtime import files
 from glasshouse.runtime.cache import Cache
 from glasshouse.runtime.devices import pick_device
 from glasshouse.runtime.errors import InputError
-from glasshouse.runtime.progress import Progress
+from glasshouse.runtime.progress import Progress, notice
 from glasshouse.runtime.runs import Run
 from glasshouse.studies._lab import Lab
 from glasshouse.studies._study import Figure, Study, Table, Yield
@@ -43,9 +43,11 @@ class StudyResult:
     def to_ledger(self, folder: Path | str) -> Path:
         """Write `<folder>/<slug>.json`: the claims, the run, and the history of their thresholds.
 
-        The run's figures are drawn beside it, as `<folder>/figures/<slug>/*.svg`.
+        The run's figures are drawn beside it, as `<folder>/figures/<slug>/*.svg`; one that cannot be drawn so
+        is told on the display.
         """
-        store_figures(folder, self.folder)
+        for name, why in store_figures(folder, self.folder).left_out.items():
+            notice(f"{self.study.slug}: the figure {name} is not drawn beside the ledger: {why}")
         return write_claims(folder, self.record, sources=self.study.files)
 
 
