@@ -28,7 +28,7 @@ def test_agreement_with_the_closed_form(losses, agrees):
 
 
 def test_each_of_several_equilibria_is_compared_with_itself():
-    """At m = 2 and alpha = 0.5 all profiles are equilibria: losses 0.5 and 0.017 both agree, 0.25 does not."""
+    """At m = 2, alpha = 0.5 all profiles are equilibria: losses 0.5 and 0.017 both agree, 0.25 does not."""
     known = sorted(set(closed_form([0.5], 2, 0.3)["SL"].round(9)))
     assert len(known) == 2
     assert study._agreement(bare(0.5, [known[0], known[1], known[1]]), 2, 0.5)["agrees"]
