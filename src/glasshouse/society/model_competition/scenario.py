@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
@@ -17,6 +18,7 @@ from glasshouse.society.model_competition.settings import (
     subpopulations,
 )
 
+_REPRESENTATION = re.compile(r"all|(?:pca|randproj):\d{1,6}|noise:\d{1,6}(?:\.\d{1,12})?")
 Users = Literal["no-information", "gaussians", "subpopulations", "digits", "features"]
 LADDERS: dict[str, tuple[str, tuple[Any, ...]]] = {
     "no-information": ("alpha", (0.1, 0.2, 0.3, 0.33, 0.36, 0.4, 0.45)),
@@ -60,6 +62,10 @@ class CompetitionScenario(Scenario):
 
     @model_validator(mode="after")
     def _fits(self) -> CompetitionScenario:
+        if not _REPRESENTATION.fullmatch(self.representation):
+            raise ValueError(
+                f"the representation is {self.representation!r}; write pca:K, randproj:K, noise:S or all"
+            )
         if self.reputations is not None and len(self.reputations) != self.providers:
             raise ValueError(f"there are {len(self.reputations)} reputations for {self.providers} providers")
         if self.users == "features" and self.features is None:
