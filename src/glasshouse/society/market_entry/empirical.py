@@ -255,6 +255,8 @@ def _fit_mixture(data: _Stacked, error: Floats, *, slow: bool) -> MixtureFit:
     )  # fmt: skip
     nu = float(found.x)
     x, norm = solve(nu)
+    # All columns are near 1: what lies below rounding of the losses is zero, not a small plateau.
+    x = np.where(x < 1e-12 * float(error.max()), 0.0, x)
     k = len(mixed)
     B = x[2 + k :] * scale ** (nu / (nu + 1)) if slow else np.zeros(k)
     return MixtureFit(

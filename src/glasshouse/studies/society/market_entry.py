@@ -489,12 +489,18 @@ def _fit_digits(seed: int, sizes: Sequence[int]) -> dict[str, dict[str, dict[str
     generator = rng(seed, "digits")
     order = generator.permutation(len(digit))
     train, test, draws = order[:1200], order[1200:], generator.random(1200)
+    # One decomposition per size serves all labels.
+    bases = [np.linalg.eigh(K[np.ix_(train[:n], train[:n])]) for n in sizes]
+    across = [K[np.ix_(test, train[:n])] @ U for n, (_, U) in zip(sizes, bases, strict=True)]
     out: dict[str, dict[str, dict[str, list[float]]]] = {}
     for maps, second in (("mixed", high), ("same", parity)):
         L = float(((parity - second)[test] ** 2).mean())
         for alpha in (1.0, 0.9, 0.7, 0.5):
             labels = np.where(draws < alpha, parity[train], second[train])
-            loss = [_ridge_loss(K, train[:n], test, labels[:n], parity[test]) for n in sizes]
+            loss = [
+                _ridge_loss(values, U.T @ labels[:n], reach, parity[test])
+                for n, (values, U), reach in zip(sizes, bases, across, strict=True)
+            ]
             excess = [x - (1 - alpha) ** 2 * L for x in loss]
             out.setdefault(maps, {})[str(alpha)] = {"loss": loss, "excess": excess, "L": [L]}
     return out
@@ -509,12 +515,10 @@ def _kernel(X: Any) -> Any:
     return np.exp(-squared / (0.25 * np.median(squared)))
 
 
-def _ridge_loss(K: Any, train: Any, test: Any, y: Any, truth: Any) -> float:
+def _ridge_loss(values: Any, seen: Any, across: Any, truth: Any) -> float:
     """Squared test error at the best of 25 penalties: the infimum over lambda that the theory takes."""
     import numpy as np
 
-    values, U = np.linalg.eigh(K[np.ix_(train, train)])
-    seen, across = U.T @ y, K[np.ix_(test, train)] @ U
     penalties = 10.0 ** np.arange(-4, 2.25, 0.25)
     fits = across @ (seen[:, None] / (values[:, None] + penalties[None]))  # (test, penalties)
     return float(((fits - truth[:, None]) ** 2).mean(0).min())
