@@ -15,7 +15,7 @@ from typing import Any
 
 from glasshouse.runtime.errors import InputError
 
-MAX_BYTES = 60_000
+MAX_BYTES = 80_000
 """Largest SVG that is kept beside the ledger; a page shows a dozen."""
 
 

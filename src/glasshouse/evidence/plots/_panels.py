@@ -13,6 +13,8 @@ from glasshouse.runtime.errors import InputError
 DRAWN = ("scatter", "scattergl", "bar", "box", "heatmap")
 COLOURS = ("#0e7c86", "#d1495b", "#8a6fbf", "#c98a1b", "#4a7a3a", "#64748b", "#b0537f", "#3d6fb4")
 WIDTH, MOST_ACROSS = 720, 3
+LINE = 15
+"""Pixels of a row with a name of its own."""
 LONGEST = 26
 """Characters of a category below a crowded axis."""
 _STYLE = (
@@ -45,7 +47,8 @@ def draw(figure: Mapping[str, Any], *, run: str, name: str) -> str:
     across = min(len(panels), MOST_ACROSS)
     width = WIDTH / across
     rooms = [_room_for_categories(_axis(layout, axes[0], g, 0), width) for axes, g in panels.items()]
-    size = (width, 250.0 + max(rooms))
+    lines = max(len(_axis(layout, axes[1], g, 1).categories) for axes, g in panels.items())
+    size = (width, max(250.0, 70.0 + LINE * lines) + max(rooms))
     heads = _panel_titles(layout, len(panels))
     body = list(legend.marks)
     if title:

@@ -181,7 +181,8 @@ def _heat(trace: Trace, x: Axis, y: Axis) -> list[str]:
             top, bottom = sorted((y.scaled(centre_y - 0.5), y.scaled(centre_y + 0.5)))
             share = (value - low) / ((high - low) or 1)
             marks.append(_cell(left, top, right - left, bottom - top, min(max(share, 0.0), 1.0), value))
-            if words and i < len(words) and j < len(words[i]) and right - left > 22:
+            fits = right - left > 22 and bottom - top > 11
+            if fits and i < len(words) and j < len(words[i]):
                 word = escape(label(words[i][j], max(2, int((right - left) / 6.2))))
                 tone = "w1" if share > 0.55 else "w0"
                 at = f'x="{(left + right) / 2:g}" y="{(top + bottom) / 2 + 3.5:g}"'
