@@ -1,7 +1,8 @@
 """Cards and their measurements: agreement with 1,000 resamples against `krippendorff`, and our own stages.
 
 Agreement: 2,000 items of 12 raters, a quarter of the ratings there. The peer is computed anew on each
-resample of items, as its users do; its time is that of `PEER_RESAMPLES` resamples, scaled. Alphas must agree to 1e-9.
+resample of items, as its users do; its time is that of `PEER_RESAMPLES` resamples, scaled. Alphas must
+agree to 1e-9.
 The other rows have no peer: 273 model descriptions, 1,000 readings of a model's folder, a complete card
 validated and shown.
 """
