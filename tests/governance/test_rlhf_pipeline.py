@@ -13,7 +13,8 @@ from glasshouse.governance.rlhf_disclosure import from_artifacts
 from glasshouse.runtime import files
 
 
-@pytest.mark.slow  # grows a small model and trains it by DPO: half a minute
+@pytest.mark.timeout(1800)
+@pytest.mark.slow  # grows a small model and trains it by DPO: half a minute of an idle core
 def test_the_card_holds_against_its_own_runs(tmp_path: Path) -> None:
     from glasshouse.organisms.tiny import grow_tiny
     from glasshouse.runtime.cache import Cache
