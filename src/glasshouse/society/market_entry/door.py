@@ -70,11 +70,13 @@ def page(scenario: EntryMarket, rows: Rows, seeds: Sequence[int]) -> Page:
             "N_E* against an incumbent with infinitely many points",
             lines=(_line("deterministic equivalent", gap, "theory", x="gap"),), log_x=True, log_y=True,
         ))  # fmt: skip
-    need = "no finite number" if against_all.N_E is None else f"{against_all.N_E:,.0f}"
+    need = "no number of points suffices"
+    if against_all.N_E is not None:
+        need = f"{against_all.N_E:,.0f} points suffice"
     return Page(
         title="How much data does a newcomer need?",
         lead=(
-            f"Against an incumbent with infinitely many points, {need} of points suffices to perform as well "
+            f"Against an incumbent with infinitely many points, {need} to perform as well "
             f"(regime: {against_all.regime}). The incumbent labels {scenario.alpha_I:.1%} of its points for "
             f"performance, the newcomer {scenario.alpha_E:.1%}."
         ),
