@@ -225,6 +225,8 @@ def test_a_scenario_is_the_same_after_json():
         ({"noise": "loud"}, "noise is 'loud'"),
         ({"reputations": [1, 2]}, "2 reputations for 3 providers"),
         ({"users": "features"}, "need a file"),
+        ({"representation": "noise:loud"}, "'noise:loud'; write pca:K"),
+        ({"representation": "umap:2"}, "write pca:K"),
         ({"features": "x.npz"}, "set users: features"),
     ],
 )
