@@ -57,7 +57,8 @@ def test_noise_projections_and_named_features():
     ("kinds", "says"),
     [
         (["umap:2"], "no representation"), (["pca"], "no representation"), (["pca:9"], "9 features of 6"),
-        (["pca:x"], "not a number"), (["layer:0"], "by name"),
+        (["pca:x"], "not a number"), (["noise:loud"], "standard deviations"),
+        (["noise:nan"], "deviations"), (["noise:-1"], "deviations"), (["layer:0"], "by name"),
     ],
 )  # fmt: skip
 def test_ladders_refuse(kinds, says):

@@ -245,6 +245,9 @@ def bad(**changes):
         (lambda: gaussians(0.0), "sigma"),
         (lambda: subpopulations(6), "1 (the constant alone) to 5"),
         (lambda: no_information(0.001, n=20), "both labels"),
+        (lambda: no_information(float("nan")), "both labels"),
+        (lambda: bad(device="abacus"), "'abacus' is not a device"),
+        (lambda: bayes_loss(np.ones((4, 1)), [0, 1, 0, 1], device="abacus"), "not a device"),
     ],
 )
 def test_refusals(call, says):

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from glasshouse.runtime.devices import pick_device
 from glasshouse.runtime.seeds import rng
 from glasshouse.society.model_competition._engine import Engine, Options
 from glasshouse.society.model_competition._users import Floats, Users
@@ -35,7 +36,8 @@ def bayes_loss(
     Raises InputError as `equilibrium` does.
     """
     users = Users.of(X, y)
-    engine = Engine(users, market or CompetitionMarket(), Options(), device)
+    place = device if device == "cpu" else pick_device(device)
+    engine = Engine(users, market or CompetitionMarket(), Options(), place)
     return best_predictor(engine, seed=seed, steps=steps, starts=starts, warm=warm)
 
 

@@ -6,7 +6,6 @@ import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from glasshouse.runtime.devices import pick_device
 from glasshouse.runtime.seeds import derive, rng
 from glasshouse.society._door import Door, Rows
 from glasshouse.society.model_competition import theory
@@ -28,8 +27,7 @@ def solve(scenario: CompetitionScenario, seed: int) -> Equilibrium:
         drawn = rng(seed, "resample").integers(len(y), size=len(y))
         X, y = X[drawn], y[drawn]
     market = scenario.market(classes=int(data.y.max()) + 1)
-    device = scenario.device if scenario.device == "cpu" else pick_device(scenario.device)
-    return equilibrium(X, y, market, seed=seed, starts=scenario.starts, device=device)
+    return equilibrium(X, y, market, seed=seed, starts=scenario.starts, device=scenario.device)
 
 
 def point(scenario: dict[str, Any], seed: int) -> Rows:

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from glasshouse.runtime.devices import pick_device
 from glasshouse.runtime.errors import InputError
 from glasshouse.runtime.seeds import rng
 from glasshouse.society.model_competition._engine import Engine, Options, Search
@@ -56,7 +57,8 @@ def equilibrium(
     pair that was computed before. For a constant feature use `with_bias`.
 
     A profile that was met before is reported as a cycle, with time averages. Without convergence the result
-    says so (`converged` is False) and warns.
+    says so (`converged` is False) and warns. `device` is where responses are searched (DeviceError when it is
+    not there).
     Raises InputError for c below 0.02 (use `closed_form`), labels that are not 0 .. K-1, one class, lengths
     that differ, NaN rows (numbered); warns about d > n and unscaled features.
     """
@@ -64,7 +66,8 @@ def equilibrium(
     options = Options(starts=starts, steps=steps, lr=lr, search=search)
     if max_rounds < 1 or not 0 < least_gain <= tol:
         raise InputError("give max_rounds >= 1 and 0 < least_gain <= tol")
-    engine = Engine(Users.of(X, y, mass=mass), market, options, device)
+    place = device if device == "cpu" else pick_device(device)
+    engine = Engine(Users.of(X, y, mass=mass), market, options, place)
     opt = best_predictor(engine, seed=seed) if bayes is None else bayes
     game = _Game(engine, np.asarray(opt[1], dtype=np.float64), seed, init_std, least_gain)
     cycle = game.play(max_rounds)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -70,6 +71,8 @@ def welfare_curve(
     labels = np.asarray(y)
     if not rungs:
         raise InputError("the ladder is empty", fix="give at least one representation")
+    if resamples < 0:
+        raise InputError(f"resamples is {resamples}", fix="give 0 or more")
     for name, features in rungs:
         if len(features) != len(labels):
             raise InputError(f"{name} has {len(features)} rows and y {len(labels)}")
@@ -138,7 +141,7 @@ def _named(X: Mapping[str, Any] | Callable[[str], Any] | Any, name: str) -> Floa
 
 def _made(X: Floats, kind: str, option: str, seed: int) -> Floats:
     if kind == "noise":
-        spread = float(option)
+        spread = _spread(option)
         return X + spread * X.std(0) * rng(seed, "noise").normal(size=X.shape)
     if not option.isdigit():
         raise InputError(f"{option!r} is not a number of features", where=f"{kind}:{option}")
@@ -146,6 +149,16 @@ def _made(X: Floats, kind: str, option: str, seed: int) -> Floats:
     if k > X.shape[1]:
         raise InputError(f"{k} features of {X.shape[1]}", where=f"{kind}:{k}", fix="give fewer")
     return _pca(X, k) if kind == "pca" else X @ rng(seed, "projection").normal(size=(X.shape[1], k))
+
+
+def _spread(option: str) -> float:
+    try:
+        spread = float(option)
+    except ValueError:
+        spread = math.nan
+    if not 0 <= spread < math.inf:
+        raise InputError(f"{option!r} is not a number of standard deviations", where=f"noise:{option}")
+    return spread
 
 
 def _pca(X: Floats, k: int) -> Floats:

@@ -31,7 +31,7 @@ def no_information(alpha: float, *, n: int = 400) -> Labelled:
 
     X is the constant feature; round(alpha n) users have label 1. Raises InputError unless both labels occur.
     """
-    ones = round(alpha * n)
+    ones = round(alpha * n) if 0 < alpha < 1 else 0
     if not 0 < ones < n:
         raise InputError(f"alpha is {alpha} of {n} users", fix="give a share that leaves both labels")
     return Labelled(np.ones((n, 1)), np.repeat([1, 0], [ones, n - ones]).astype(np.int64))
