@@ -36,13 +36,19 @@ def measure_all(
     Of what is beyond log-probabilities only rows help these methods, so that `text` and `weights` share one
     measurement.
     """
-    todo = list(dict.fromkeys(_measured_as(unit) for unit in units))
+    todo = list(dict.fromkeys(map(measured_as, units)))
     found = gathered(get_executor(executor).map(measure_one, todo), "baselines", len(todo), progress)
+    return for_all(units, found)
+
+
+def for_all(units: Sequence[Unit], found: Sequence[Measured]) -> list[Measured]:
+    """A measurement for every unit from those that were made."""
     at = {one.unit: one for one in found}
-    return [replace(at[_measured_as(unit)], unit=unit) for unit in units]
+    return [replace(at[measured_as(unit)], unit=unit) for unit in units]
 
 
-def _measured_as(unit: Unit) -> Unit:
+def measured_as(unit: Unit) -> Unit:
+    """The unit whose measurement serves this one."""
     return unit if unit.regime == "weights+data" else replace(unit, regime="text")
 
 

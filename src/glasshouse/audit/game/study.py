@@ -12,7 +12,7 @@ from typing import Any
 
 from glasshouse.audit.checks import guilty_rows, hidden_trigger, injection_alarm, reversal, sycophancy
 from glasshouse.audit.game.auditing import Audited, audit_one, units_of
-from glasshouse.audit.game.baselines import Measured, measure_one
+from glasshouse.audit.game.baselines import Measured, for_all, measure_one, measured_as
 from glasshouse.audit.game.growing import Generator, Growth, Parity, drawn, entrants, grow_one
 from glasshouse.audit.game.page import heat_json, said
 from glasshouse.audit.game.playing import AUDIT, Played, costs, exchanged, grade_played, truths_of
@@ -152,9 +152,10 @@ def _play(config: Config, lab: Lab, generator: Generator) -> Played:
         lab, hands, "audit", units, audit_one, lambda u: f"{u.regime}/{names[u.folder]}", _audit_told
     )
     measured = _steps(
-        lab, hands, "baselines", units, measure_one, lambda u: f"{u.regime}/{names[u.folder]}", _measure_told
-    )
-    return Played(tuple(growths), tuple(audited), tuple(measured))
+        lab, hands, "baselines", list(dict.fromkeys(map(measured_as, units))), measure_one,
+        lambda u: f"{u.regime}/{names[u.folder]}", _measure_told,
+    )  # fmt: skip
+    return Played(tuple(growths), tuple(audited), tuple(for_all(units, measured)))
 
 
 def _steps(
