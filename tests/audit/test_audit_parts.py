@@ -226,7 +226,7 @@ def test_average_precision_by_hand(detected, planted, value) -> None:
 
 def test_our_table_and_our_package_metadata_name_the_same_things() -> None:
     declared = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["entry-points"]
-    # Our studies are found by walking their folder; the one that runs the audit itself lies above that folder.
+    # Our studies are found by walking their folder; the one that runs the audit lies above that folder.
     above = {"studies": {"game": "glasshouse.audit.game.study:game"}}
     for group, entries in _registry.BUILT_IN.items():
         assert declared.get(f"glasshouse.{group}", {}) == {**entries, **above.get(group, {})}
