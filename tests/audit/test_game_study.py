@@ -118,7 +118,10 @@ def test_the_command_plays_and_prints_what_the_issue_asks_for(shams, house, caps
 
 
 @pytest.mark.slow  # grows two organisms and audits them: a minute of one core
-def test_an_easy_game_is_won(house, monkeypatch, tmp_path) -> None:
+def test_an_easy_game_is_won(monkeypatch, tmp_path) -> None:
+    monkeypatch.chdir(
+        tmp_path
+    )  # without the plugged-in check of the other tests, which finds a word anywhere
     monkeypatch.setenv("GLASSHOUSE_HOME", str(tmp_path / "home"))
     result = playing.play(1, level="easy", regimes=("weights+data",), executor="local", parity="even")
     told = result.regimes["weights+data"]
