@@ -144,7 +144,7 @@ def dense(operator: GaussNewton, shapes: dict[str, tuple[int, int]]) -> torch.Te
 @pytest.mark.parametrize("kind", ["classes", "tokens"])
 def test_gauss_newton_is_the_expected_outer_product_of_sampled_gradients(kind: str, mlp, classes) -> None:
     """G = sum_y p(y) g_y g_y^T: brute force over all labels of one-token rows or classes."""
-    from glasshouse.attribution.ekfac.passes import layer_gradients
+    from glasshouse.attribution.stages.passes import layer_gradients
     from glasshouse.corpora.rows import TokenRow
 
     if kind == "classes":
@@ -193,7 +193,7 @@ def test_cg_and_lissa_solve_the_same_system(mlp, classes) -> None:
         torch.testing.assert_close(x, exact, atol=2e-3 * float(exact.abs().max()), rtol=1e-2)
     with pytest.raises(InputError, match="diverges"):
         lissa(operator, b, scale=0.3, iterations=60)
-    from glasshouse.attribution.ekfac.passes import Tensors
+    from glasshouse.attribution.stages.passes import Tensors
 
     def precondition(v: Tensors) -> Tensors:
         return {k: method.factors_[k].precondition(part.clone(), 0.5) for k, part in v.items()}

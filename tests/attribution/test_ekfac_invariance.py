@@ -10,7 +10,7 @@ import torch
 from attribution_models import tiny_gpt2, tiny_llama, token_rows
 
 from glasshouse.attribution import EKFAC, ScoreTable, TokenUnits
-from glasshouse.attribution.ekfac.contract import low_rank, row_scores
+from glasshouse.attribution.stages.contract import low_rank, row_scores
 from glasshouse.subjects.capture import Pair
 
 
@@ -141,7 +141,7 @@ def test_a_fault_at_any_write_resumes_to_the_same_bytes(tmp_path: Path, faults) 
 
 
 def test_a_killed_fit_repeats_at_most_one_shard(tmp_path: Path, monkeypatch, faults) -> None:
-    from glasshouse.attribution.ekfac import fitting as module
+    from glasshouse.attribution.stages import fitting as module
 
     model, rows, seen = tiny_gpt2(n_layer=1), token_rows(8), []
     original = module.covariance_shard

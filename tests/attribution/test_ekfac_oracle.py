@@ -15,9 +15,9 @@ from torch import nn
 from torch.func import functional_call, grad, vmap
 
 from glasshouse.attribution import EKFAC
-from glasshouse.attribution.ekfac.curvature import Factor
-from glasshouse.attribution.ekfac.passes import layer_gradients
 from glasshouse.attribution.objectives import ClassLoss, TokenLoss
+from glasshouse.attribution.stages.curvature import Factor
+from glasshouse.attribution.stages.passes import layer_gradients
 from glasshouse.attribution.units import TensorUnits, TokenUnits
 from glasshouse.subjects.capture import as_matrix
 

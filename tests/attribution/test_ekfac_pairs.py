@@ -11,9 +11,9 @@ from attribution_models import tiny_gpt2, tiny_llama, token_rows
 from torch import nn
 
 from glasshouse.attribution import EKFAC
-from glasshouse.attribution.ekfac.contract import Query, outer, row_scores, squared_norms, token_scores
-from glasshouse.attribution.ekfac.pairs import PairCache, budget_bytes, fingerprint
-from glasshouse.attribution.ekfac.passes import gram_, mirrored
+from glasshouse.attribution.stages.contract import Query, outer, row_scores, squared_norms, token_scores
+from glasshouse.attribution.stages.pairs import PairCache, budget_bytes, fingerprint
+from glasshouse.attribution.stages.passes import gram_, mirrored
 from glasshouse.runtime.errors import InputError
 from glasshouse.subjects.capture import Capture, Pair
 

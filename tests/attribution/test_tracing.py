@@ -18,8 +18,9 @@ import pyarrow.parquet as pq
 import pytest
 from trace_models import colour_queries, colour_rows, save_model, write_jsonl
 
+from glasshouse.attribution import base
 from glasshouse.attribution.bm25 import bm25_scores
-from glasshouse.attribution.ekfac import EKFAC, method
+from glasshouse.attribution.ekfac import EKFAC
 from glasshouse.attribution.trace_page import write_trace
 from glasshouse.attribution.tracing import Prepared, Traced, TraceOptions, prepare, trace
 from glasshouse.corpora.records import Records, read_records
@@ -77,7 +78,7 @@ def queries(house: Path) -> Records:
 @pytest.fixture
 def small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
     """Two shards of 24 rows a pass, where a real trace has one for 65,536 tokens."""
-    monkeypatch.setattr(method, "SHARD_TOKENS", 170)
+    monkeypatch.setattr(base, "SHARD_TOKENS", 170)
 
 
 def run(prepared: Prepared, name: str, executor: Any = None, runs: str = "runs") -> Traced:
@@ -117,7 +118,7 @@ def test_kill_minus_nine_and_resume(subject, model_folder, rows, queries, small_
     """A real process killed by the kernel once its first scores are stored; another finishes the work."""
     code = f"""
 import os, signal
-from glasshouse.attribution.ekfac import method
+from glasshouse.attribution import base
 from glasshouse.attribution.tracing import TraceOptions, prepare, trace
 from glasshouse.corpora.records import read_records
 from glasshouse.runtime import files
@@ -128,7 +129,7 @@ def hook(stage, path):
         os.kill(os.getpid(), signal.SIGKILL)
 
 files.fault_hook = hook
-method.SHARD_TOKENS = {method.SHARD_TOKENS}
+base.SHARD_TOKENS = {base.SHARD_TOKENS}
 subject = as_subject({str(model_folder)!r}, self_test=False, device="cpu")
 rows, queries = read_records("rows.jsonl"), read_records("q.jsonl")
 trace(prepare(subject, rows, queries, TraceOptions(modules={MODULES!r})), runs="runs")

@@ -20,8 +20,8 @@ from glasshouse.runtime.runs import Run
 
 if TYPE_CHECKING:
     from glasshouse.attribution.ekfac import EKFAC
-    from glasshouse.attribution.ekfac.scoring import RowNorm
     from glasshouse.attribution.scores import ScoreTable
+    from glasshouse.attribution.stages.scoring import RowNorm
     from glasshouse.attribution.store import Mapper
     from glasshouse.corpora.records import Records
     from glasshouse.corpora.rows import TokenRow
@@ -143,7 +143,7 @@ def check_options(options: TraceOptions) -> None:
         if value is not None and value < 1:
             raise InputError(f"it is {value}", where=_flag(name), fix="give at least 1")
     if options.damping != "auto":
-        from glasshouse.attribution.ekfac.curvature import check_damping
+        from glasshouse.attribution.stages.curvature import check_damping
 
         check_damping(options.damping)
     if options.method == "bm25":

@@ -13,33 +13,24 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from glasshouse.attribution.ekfac import asking, fitting, guards, persist, scoring
-from glasshouse.attribution.ekfac.curvature import Factor, check_damping
-from glasshouse.attribution.ekfac.fitting import clocked
-from glasshouse.attribution.ekfac.pairs import PairCache, budget_bytes
-from glasshouse.attribution.ekfac.scoring import Plan, Prepared, QueryAgg, RowNorm, Unit, check_choice
-from glasshouse.attribution.ekfac.steps import Job
-from glasshouse.attribution.objectives import (
-    BUILT_IN,
-    Measurement,
-    Objective,
-    TokenLoss,
-    check_sums,
-    default_objective,
-    measure,
-)
+from glasshouse.attribution.base import GradientMethod, as_mapper, at_least_one
+from glasshouse.attribution.objectives import Measurement, Objective
 from glasshouse.attribution.scores import ScoreTable
-from glasshouse.attribution.store import Here, Mapper, Store, gathered
+from glasshouse.attribution.stages import asking, fitting, guards, persist, scoring
+from glasshouse.attribution.stages.curvature import Factor, check_damping
+from glasshouse.attribution.stages.fitting import clocked
+from glasshouse.attribution.stages.pairs import PairCache, budget_bytes
+from glasshouse.attribution.stages.scoring import Plan, Prepared, QueryAgg, RowNorm, Unit, check_choice
+from glasshouse.attribution.stages.steps import Job
+from glasshouse.attribution.store import Mapper, Store, gathered
 from glasshouse.attribution.units import Units, as_units
-from glasshouse.runtime.errors import InputError, StaleError
+from glasshouse.runtime.errors import InputError
 
 Strategy = Literal["identity", "diagonal", "kfac", "ekfac"]
 LabelMode = Literal["sampled", "empirical"]
-SHARD_TOKENS = 1 << 16
-"""Tokens of training data in one shard: what a killed pass may have to repeat."""
 
 
-class EKFAC:
+class EKFAC(GradientMethod):
     """Influence of training rows on measurements (arXiv:2308.03296).
 
     Options: `strategy` identity | diagonal | kfac | ekfac (curvature); `label_mode` sampled (true Fisher) |
@@ -64,6 +55,10 @@ class EKFAC:
     >>> EKFAC().fit(nn.Linear(3, 2), (X, y)).score((X[:2], y[:2])).scores.shape
     (2, 8)
     """
+
+    OPTIONS = (
+        "strategy", "label_mode", "damping", "factor_examples", "query_rank", "svd", "force_bf16",
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -108,7 +103,7 @@ class EKFAC:
         """
         self._check_options()
         self._bind(subject, train_data, objective)
-        mapper, kept = _mapper(executor), self._store(store, "fit", self.train_)
+        mapper, kept = as_mapper(executor), self._store(store, "fit", self.train_)
         job = self._job(self.train_, self.objective_, sampled=self.label_mode == "sampled")
         guards.check_sampling(job)
         if not self.force_bf16:
@@ -123,7 +118,7 @@ class EKFAC:
 
     def _fit(self, job: Job, mapper: Mapper, kept: Store | None) -> None:
         chosen = fitting.factor_rows(len(self.train_), self.factor_examples, self.seed)
-        shards = fitting.split(self.train_, chosen, self.shards, SHARD_TOKENS)
+        shards = self._shards(self.train_, chosen)
         factors = {name: Factor(name) for name in self.names_}
         seconds: dict[str, float] = {}
         again = not job.sampled  # the score pass will want these pairs
@@ -175,7 +170,7 @@ class EKFAC:
         ):
             check_choice(name, value, allowed)
         asked = asking.asked_units(queries, unwanted, query_agg, self._tokenizer)
-        rows = self.train_ if candidates is None else as_units(candidates, tokenizer=self._tokenizer)
+        rows = self._rows(candidates)
         f = self._measurement(measurement, asked)
         plan = Plan(self.damping, row_norm, unit, per_module)
         about = {"query_agg": query_agg, "row_norm": row_norm, "unit": unit, "measurement": asking.name_of(f)}
@@ -191,7 +186,7 @@ class EKFAC:
             )
             kept = self._store(store, "score", rows, queries=asked.sha256, per_module=per_module, **about)
             fn = partial(scoring.score_shard, self._row_job(rows), self.queries_, self.factors_, plan)
-            parts = gathered("scores", fn, self._shards(rows), _mapper(executor), kept)
+            parts = gathered("scores", fn, self._shards(rows), as_mapper(executor), kept)
         table = self._table(parts, rows, plan, {**about, "query_norms": list(self.queries_.norms)})
         return table if top_k is None else table.keep_top(top_k)
 
@@ -199,7 +194,7 @@ class EKFAC:
         """`grad L^T (G + lambda)^-1 grad L / N` of each training row, `[N]` float32 (>= 0)."""
         self._check_fitted()
         fn = partial(scoring.self_shard, self._row_job(self.train_), self.factors_, Plan(self.damping))
-        parts = gathered("self", fn, self._shards(self.train_), _mapper(executor), None)
+        parts = gathered("self", fn, self._shards(self.train_), as_mapper(executor), None)
         values = torch.cat([part["self"] for part in parts]) / len(self.train_)
         return asking.finite(values.numpy(), "self scores")
 
@@ -212,7 +207,7 @@ class EKFAC:
         self._check_fitted()
         if not hasattr(self, "queries_"):
             raise InputError("there are no queries yet", fix="call score() first")
-        rows = self.train_ if candidates is None else as_units(candidates, tokenizer=self._tokenizer)
+        rows = self._rows(candidates)
         queries = self.queries_.at(asking.position(q, self.queries_.ids, "query"))
         plan = Plan(self.damping, unit="token", per_module=True)
         at = asking.position(n, rows.ids, "row")
@@ -228,12 +223,6 @@ class EKFAC:
         shapes = [(m.out_features, m.in_features) for m in self.tracked_]
         return cost(shapes, rows.sizes, queries, rank=self.query_rank, strategy=self.strategy)
 
-    def bind(self, subject: Any, train_data: Any, *, objective: Any = None) -> EKFAC:
-        """Check subject and data and stop there, for `cost`."""
-        self._check_options()
-        self._bind(subject, train_data, objective)
-        return self
-
     # ── disk ─────────────────────────────────────────────────────────────────
 
     def save(self, folder: Path | str) -> Path:
@@ -247,96 +236,31 @@ class EKFAC:
         manifest, factors = persist.load(Path(folder))
         method = cls(**manifest["options"])
         method._bind(subject, train_data, objective)
-        for name, live in (("model_hash", method.model_hash_), ("data_hash", method.train_.sha256)):
-            if manifest[name] != live:
-                raise StaleError(
-                    f"the factors were fitted with another {name.split('_')[0]} "
-                    f"({manifest[name][:12]}, now {live[:12]})", where=str(folder), fix="fit again",
-                )  # fmt: skip
+        method._check_stored(manifest, folder)
         method.factors_, method.seconds_ = factors, {}
         return method
 
     # ── inside ───────────────────────────────────────────────────────────────
 
-    def _options(self) -> dict[str, Any]:
-        names = (
-            "strategy", "label_mode", "damping", "factor_examples", "query_rank", "svd", "seed",
-            "batch_tokens", "batch_rows", "shards", "force_bf16",
-        )  # fmt: skip
-        modules = self.modules if isinstance(self.modules, str) else list(self.modules)
-        return {"modules": modules} | {name: getattr(self, name) for name in names}
-
     def _check_options(self) -> None:
+        super()._check_options()
         check_choice("strategy", self.strategy, Strategy)
         check_choice("label_mode", self.label_mode, LabelMode)
         check_choice("svd", self.svd, Literal["randomized", "full"])
         check_damping(self.damping)
-        for name in ("factor_examples", "batch_tokens", "batch_rows", "query_rank", "shards"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise InputError(f"{name} is {value}", fix="use at least 1")
+        at_least_one("factor_examples", self.factor_examples)
+        at_least_one("query_rank", self.query_rank)
         cache = self.pair_cache
         if cache != "auto" and (isinstance(cache, str) or cache < 0):
             raise InputError(f"pair_cache is {cache!r}", fix='use "auto", or bytes (0 for none)')
 
     def _bind(self, subject: Any, train_data: Any, objective: Any) -> None:
         self.__dict__.pop("queries_", None)  # of an earlier fit: preconditioned with other factors
-        self.model_, self._tokenizer = guards.unwrap(subject)
-        self._subject = subject
-        guards.check_dtype(self.model_)
-        self.tracked_ = guards.select_modules(self.model_, self.modules)
-        self.names_ = tuple(m.name for m in self.tracked_)
-        self.train_ = as_units(train_data, tokenizer=self._tokenizer)
-        self.model_hash_ = guards.model_hash(subject)
-        self.objective_ = objective or default_objective(self.train_.batch([0]))
-        if isinstance(self.objective_, TokenLoss) and guards.tracks_head(self.model_, self.names_):
-            self.objective_ = replace(self.objective_, all_positions=True)
-        self._check_reduction(self.objective_, self.train_, "the training loss")
-
-    def _check_reduction(self, f: Any, units: Units, what: str) -> None:
-        if not isinstance(f, BUILT_IN):
-            device = next(self.model_.parameters()).device
-            batch = units.batch(range(min(2, len(units)))).to(device)
-            check_sums(f, self.model_, batch, what)
-
-    def _check_fitted(self) -> None:
-        if not hasattr(self, "factors_"):
-            raise InputError("it is not fitted", where=type(self).__name__, fix="call fit() first")
-
-    def _job(self, units: Units, loss: Any, *, sampled: bool = False) -> Job:
-        limits = self.batch_tokens, self.batch_rows
-        return Job(self.model_, self.names_, units, loss, sampled, self.seed, *limits)
+        super()._bind(subject, train_data, objective)
 
     def _row_job(self, rows: Units) -> Job:
         """The training loss over `rows`, taking pairs from the cache where the fit left them."""
         return replace(self._job(rows, self.objective_), cache=self._cache)
-
-    def _shards(self, rows: Units) -> list[list[int]]:
-        return fitting.split(rows, list(range(len(rows))), self.shards, SHARD_TOKENS)
-
-    def _measurement(self, measurement: str | Measurement, asked: Units) -> Measurement:
-        if measurement == "auto":
-            measurement = asking.usual_measurement(asked)
-        f = measure(measurement)
-        if f is measurement:
-            self._check_reduction(f, asked, "the measurement")
-        return f
-
-    def _manifest(self) -> dict[str, Any]:
-        return {
-            "options": self._options(),
-            "model_hash": self.model_hash_,
-            "data_hash": self.train_.sha256,
-            "objective": asking.name_of(self.objective_),
-            "modules": list(self.names_),
-            "n_train": len(self.train_),
-        }
-
-    def _store(self, folder: Path | str | None, stage: str, rows: Units, **more: Any) -> Store | None:
-        if folder is None:
-            return None
-        about = {"stage": stage, "rows": rows.sha256, **persist.versions(), **self._manifest(), **more}
-        return Store(Path(folder) / stage, about)
 
     def _table(
         self,
@@ -349,13 +273,3 @@ class EKFAC:
         ids = (queries or self.queries_).ids
         meta, tokens = {**self._manifest(), **about}, plan.unit == "token"
         return asking.table(parts, rows, ids, n=len(self.train_), tokens=tokens, meta=meta)
-
-
-def _mapper(executor: str | Mapper | None) -> Mapper:
-    if executor is None:
-        return Here()
-    if isinstance(executor, str):
-        from glasshouse.runtime.executors import get_executor
-
-        return get_executor(executor)
-    return executor

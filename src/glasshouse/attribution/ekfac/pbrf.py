@@ -18,8 +18,8 @@ from torch import Tensor, nn
 
 from glasshouse.attribution.ekfac.exact import GaussNewton, Solved, conjugate_gradient
 from glasshouse.attribution.ekfac.method import EKFAC
-from glasshouse.attribution.ekfac.passes import layer_gradients
 from glasshouse.attribution.objectives import ClassLoss, Measurement, Objective, SquaredLoss, TokenLoss
+from glasshouse.attribution.stages.passes import layer_gradients
 from glasshouse.attribution.units import Batch, Units
 from glasshouse.runtime.errors import InputError, NumericalError
 from glasshouse.subjects.capture import as_parameters

@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from glasshouse.attribution.ekfac.method import EKFAC
-from glasshouse.attribution.ekfac.scoring import QueryAgg, RowNorm
 from glasshouse.attribution.objectives import Measurement
+from glasshouse.attribution.stages.scoring import QueryAgg, RowNorm
 from glasshouse.attribution.units import TokenUnits
 from glasshouse.corpora.rows import IGNORE, TokenRow
 from glasshouse.runtime.errors import InputError

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -58,6 +59,23 @@ class RetrainBank:
             values.append([_one(train_fn, rows, seed, j, r, folder) for r in range(seeds)])
         return cls(masks, np.array(values))
 
+    def save(self, folder: Path | str) -> Path:
+        """Write `masks.npy` and `values.npy` into `folder`, each atomically; returns the folder."""
+        for name, array in (("masks", self.masks), ("values", self.values)):
+            _write(Path(folder) / f"{name}.npy", array)
+        return Path(folder)
+
+    @classmethod
+    def load(cls, folder: Path | str) -> RetrainBank:
+        """What `save` wrote. Raises InputError where there is none."""
+        try:
+            parts = [
+                np.load(Path(folder) / f"{name}.npy", allow_pickle=False) for name in ("masks", "values")
+            ]
+        except (OSError, ValueError) as error:
+            raise InputError(f"it holds no bank ({error})", where=str(folder)) from error
+        return cls(*parts)
+
     @property
     def means(self) -> NDArray[np.float64]:
         """Measurements averaged over seeds, `[m, Q]`."""
@@ -87,7 +105,11 @@ def _one(
             "a measurement is not finite", where=f"subset {j}, seed {r}", fix="lower the rate"
         )
     if path is not None:
-        buffer = BytesIO()
-        np.save(buffer, f, allow_pickle=False)
-        files.write_bytes(path, buffer.getvalue())
+        _write(path, f)
     return f
+
+
+def _write(path: Path, array: NDArray[Any]) -> None:
+    buffer = BytesIO()
+    np.save(buffer, array, allow_pickle=False)
+    files.write_bytes(path, buffer.getvalue())

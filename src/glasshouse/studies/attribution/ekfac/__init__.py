@@ -12,7 +12,8 @@ from glasshouse.evidence.claims import ClaimSpec, Threshold
 from glasshouse.statistics import Estimate, bootstrap, bootstrap_paired, t_interval
 from glasshouse.studies import Figure, Table, Yield, study
 from glasshouse.studies.attribution.ekfac.canary import canary_seed
-from glasshouse.studies.attribution.ekfac.fashion import data_file, lds_all, pbrf_seed, retrain_bank
+from glasshouse.studies.attribution.ekfac.images import lds_all, pbrf_seed
+from glasshouse.studies.attribution.fashion import CONVERGED, data_file, shared_bank
 
 if TYPE_CHECKING:
     from glasshouse.studies._lab import Lab
@@ -212,10 +213,8 @@ def _sweep_table(runs: list[dict[str, Any]]) -> Table:
 def _lds_claim(config: Config, lab: Lab) -> Iterator[Yield]:
     from glasshouse.attribution.evaluate import split_half_ceiling
 
-    folder = lab.run.folder("bank")
-
     def measure() -> dict[str, Any]:
-        bank = retrain_bank(config.subsets, config.bank_seeds, folder, lab.progress.say)
+        bank = shared_bank(lab, CONVERGED, subsets=config.subsets, seeds=config.bank_seeds)
         return {"lds": lds_all(bank), "ceiling": split_half_ceiling(bank).to_json()}
 
     found = lab.step("lds", measure)

@@ -11,9 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from glasshouse.attribution.ekfac.passes import layer_gradients
-from glasshouse.attribution.ekfac.steps import Job, steps
 from glasshouse.attribution.objectives import BUILT_IN
+from glasshouse.attribution.stages.passes import layer_gradients
+from glasshouse.attribution.stages.steps import Job, steps
 from glasshouse.attribution.units import TensorUnits
 from glasshouse.corpora.rows import TokenBatch
 from glasshouse.runtime.errors import InputError, NumericalError, UntrackedModuleError

@@ -10,9 +10,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from glasshouse.attribution.ekfac.contract import Scratch, outer
-from glasshouse.attribution.ekfac.curvature import Factor
-from glasshouse.attribution.ekfac.steps import Job, Step, steps
+from glasshouse.attribution.stages.contract import Scratch, outer
+from glasshouse.attribution.stages.curvature import Factor
+from glasshouse.attribution.stages.steps import Job, Step, steps
 from glasshouse.subjects.capture import Pair
 
 Tensors = dict[str, Tensor]

@@ -10,10 +10,10 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from glasshouse.attribution.ekfac import guards
-from glasshouse.attribution.ekfac.curvature import Factor, eigenbasis
-from glasshouse.attribution.ekfac.passes import covariance_shard, lambda_shard, mirrored
-from glasshouse.attribution.ekfac.steps import Job
+from glasshouse.attribution.stages import guards
+from glasshouse.attribution.stages.curvature import Factor, eigenbasis
+from glasshouse.attribution.stages.passes import covariance_shard, lambda_shard, mirrored
+from glasshouse.attribution.stages.steps import Job
 from glasshouse.attribution.store import Mapper, Store, summed
 from glasshouse.attribution.units import Units
 from glasshouse.runtime.seeds import rng

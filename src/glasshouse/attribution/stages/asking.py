@@ -10,8 +10,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from glasshouse.attribution.ekfac.scoring import QueryAgg
 from glasshouse.attribution.scores import ScoreTable
+from glasshouse.attribution.stages.scoring import QueryAgg
 from glasshouse.attribution.units import TokenUnits, Units, as_units
 from glasshouse.corpora.rows import TokenRow
 from glasshouse.runtime.errors import InputError, NumericalError

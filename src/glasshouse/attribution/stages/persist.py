@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import json
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from glasshouse.attribution.ekfac.curvature import Factor
+from glasshouse.attribution.stages.curvature import Factor
 from glasshouse.attribution.store import read_tensors, write_tensors
 from glasshouse.runtime import files
 from glasshouse.runtime.errors import InputError
@@ -15,19 +14,12 @@ from glasshouse.runtime.errors import InputError
 FORMAT = 1
 
 
-def versions() -> dict[str, str]:
-    """Versions that may change numbers, and this code's own."""
-    from glasshouse.runtime.codeversion import code_version
-
-    return {"torch": version("torch"), "code": code_version("glasshouse.attribution.ekfac.method")}
-
-
 def save(folder: Path, factors: dict[str, Factor], manifest: dict[str, Any]) -> Path:
     """Write factors, then the manifest: a folder without one is not a fit."""
     for name, factor in factors.items():
         parts = {k: v for k in ("Lambda", "Qa", "Qs") if (v := getattr(factor, k)) is not None}
         write_tensors(folder / "factors" / f"{name}.safetensors", {**parts, **factor.extra}, {"module": name})
-    files.write_json(folder / "manifest.json", {"format": FORMAT, "versions": versions(), **manifest})
+    files.write_json(folder / "manifest.json", {"format": FORMAT, **manifest})
     return folder
 
 

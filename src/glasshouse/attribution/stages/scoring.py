@@ -12,7 +12,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from glasshouse.attribution.ekfac.contract import (
+from glasshouse.attribution.stages.contract import (
     Query,
     Scratch,
     low_rank,
@@ -20,9 +20,9 @@ from glasshouse.attribution.ekfac.contract import (
     squared_norms,
     token_scores,
 )
-from glasshouse.attribution.ekfac.curvature import Factor
-from glasshouse.attribution.ekfac.passes import Tensors, layer_gradients
-from glasshouse.attribution.ekfac.steps import Job, steps
+from glasshouse.attribution.stages.curvature import Factor
+from glasshouse.attribution.stages.passes import Tensors, layer_gradients
+from glasshouse.attribution.stages.steps import Job, steps
 from glasshouse.corpora.rows import TokenBatch
 from glasshouse.runtime.errors import InputError, NumericalError
 from glasshouse.runtime.seeds import derive

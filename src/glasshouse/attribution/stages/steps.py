@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 
 from torch import Tensor, nn
 
-from glasshouse.attribution.ekfac.fused import fused_activations
-from glasshouse.attribution.ekfac.pairs import PairCache
 from glasshouse.attribution.objectives import Measurement, Objective
+from glasshouse.attribution.stages.fused import fused_activations
+from glasshouse.attribution.stages.pairs import PairCache
 from glasshouse.attribution.units import Batch, Units, cost_batches
 from glasshouse.corpora.rows import TokenBatch
 from glasshouse.subjects.capture import Capture, Pair
