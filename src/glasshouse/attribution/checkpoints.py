@@ -34,13 +34,14 @@ class Checkpoint:
     """One stored moment of training.
 
     `weights`: a folder (as `save_pretrained` or `Trainer` write it), a `.safetensors`, `.pt`, `.pth` or
-    `.bin` file, a state dict, or a module (its weights are copied now). `step`: optimiser steps done. `lr`:
+    `.bin` file, a state dict, a module (its weights are copied now), or None: the weights of the subject that
+    `fit` is given, which is the end of training. `step`: optimiser steps done. `lr`:
     learning rate at that step. `lr_sum`: sum of the learning rates of all steps since the checkpoint before
     (or the start of the stage); None where only `lr` is known. `stage` names the part of training, so that
     pretraining and fine-tuning data are told apart. `optimizer_state`: path or state dict of the optimiser.
     """
 
-    weights: Path | str | Mapping[str, Tensor] | nn.Module
+    weights: Path | str | Mapping[str, Tensor] | nn.Module | None
     step: int
     lr: float = 1.0
     stage: str = "train"
@@ -54,7 +55,7 @@ class Checkpoint:
         if isinstance(self.weights, nn.Module | Mapping):
             state = self.weights.state_dict() if isinstance(self.weights, nn.Module) else self.weights
             object.__setattr__(self, "weights", {k: v.detach().clone() for k, v in state.items()})
-        elif not Path(self.weights).exists():
+        elif self.weights is not None and not Path(self.weights).exists():
             raise InputError("it does not exist", where=str(self.weights), fix="give a folder or a file")
 
     @property
@@ -65,25 +66,35 @@ class Checkpoint:
     @property
     def path(self) -> Path | None:
         """Where the weights lie, None for weights in memory."""
-        return None if isinstance(self.weights, Mapping) else Path(self.weights)  # type: ignore[arg-type]
+        return Path(self.weights) if isinstance(self.weights, Path | str) else None
 
     def state(self) -> State:
-        """The weights by name. Raises InputError for a folder or file that holds none."""
-        return dict(self.weights) if isinstance(self.weights, Mapping) else read_state(Path(self.weights))  # type: ignore[arg-type]
+        """The weights by name, none for the subject's own. Raises InputError where there are no weights."""
+        if isinstance(self.weights, Mapping):
+            return dict(self.weights)
+        return {} if self.path is None else read_state(self.path)
 
     @cached_property
     def hash(self) -> str:
-        """Content address of the weights: SHA-256 of the files, or of names, dtypes and bytes."""
-        digest = hashlib.sha256()
-        if isinstance(self.weights, Mapping):
-            for name in sorted(self.weights):
-                value = self.weights[name].detach().cpu().contiguous()
-                digest.update(f"{name}{value.dtype}{tuple(value.shape)}".encode())
-                digest.update(value.reshape(-1).view(torch.uint8).numpy())
-            return digest.hexdigest()
-        for file in _weight_files(Path(self.weights)):  # type: ignore[arg-type]
-            digest.update(files.sha256_file(file).encode())
+        """Content address: SHA-256 over names, dtypes and bytes of the weights; "subject" for its own."""
+        if self.weights is None:
+            return "subject"
+        digest, state = hashlib.sha256(), self.state()
+        for name in sorted(state):
+            value = state[name].detach().cpu().contiguous()
+            digest.update(f"{name}{value.dtype}{tuple(value.shape)}".encode())
+            digest.update(value.reshape(-1).view(torch.uint8).numpy())
         return digest.hexdigest()
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Checkpoint) and self._key == other._key
+
+    def __hash__(self) -> int:
+        return hash(self._key)
+
+    @property
+    def _key(self) -> tuple[Any, ...]:
+        return self.stage, self.step, self.lr, self.lr_sum, self.hash
 
     def to_json(self) -> dict[str, Any]:
         """What a manifest says about it: name, rates and the content address of the weights."""
@@ -207,6 +218,8 @@ def put(model: nn.Module, checkpoint: Checkpoint) -> None:
 
     Weights tied to one that is stored need not be stored themselves. A LoRA model takes adapter files.
     """
+    if checkpoint.weights is None:
+        return
     state = checkpoint.state()
     if hasattr(model, "peft_config") and not set(state) & set(model.state_dict()):
         state = _adapter(state)
