@@ -13,30 +13,38 @@ from glasshouse.runtime.lazy import lazy_names
 
 if TYPE_CHECKING:
     from glasshouse.attribution.bm25 import bm25_filter, bm25_scores
+    from glasshouse.attribution.checkpoints import Checkpoint, read_run
     from glasshouse.attribution.ekfac import EKFAC, canary_search
     from glasshouse.attribution.scores import ScoreTable
+    from glasshouse.attribution.tracin import TracIn
     from glasshouse.attribution.units import TensorUnits, TokenUnits, as_units
 
 _HOME = {
+    "Checkpoint": "checkpoints",
     "EKFAC": "ekfac",
     "ScoreTable": "scores",
     "TensorUnits": "units",
     "TokenUnits": "units",
+    "TracIn": "tracin",
     "as_units": "units",
     "bm25_filter": "bm25",
     "bm25_scores": "bm25",
     "canary_search": "ekfac",
+    "read_run": "checkpoints",
 }
 
 __all__ = [
+    "Checkpoint",
     "EKFAC",
     "ScoreTable",
     "TensorUnits",
     "TokenUnits",
+    "TracIn",
     "as_units",
     "bm25_filter",
     "bm25_scores",
     "canary_search",
+    "read_run",
 ]
 
 __getattr__, __dir__ = lazy_names(__name__, _HOME)

@@ -290,14 +290,14 @@ def _weight_files(path: Path) -> list[Path]:
 
 
 def _read_file(path: Path) -> State:
-    if path.suffix == ".safetensors":
-        from glasshouse.attribution.store import read_tensors
-
-        return read_tensors(path)[0]
     try:
+        if path.suffix == ".safetensors":
+            from safetensors.torch import load_file
+
+            return dict(load_file(path))
         # Other people's checkpoints come like this; with weights_only nothing but tensors is built.
         stored = torch.load(path, map_location="cpu", weights_only=True)  # noqa: TID251
-    except Exception as error:  # unpickling raises anything
+    except Exception as error:  # reading foreign files raises anything
         first = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise InputError(f"it cannot be read as weights ({first})", where=str(path),
                          fix="save the state dict, best as safetensors") from error  # fmt: skip
