@@ -28,6 +28,7 @@ BUILT_IN: dict[str, dict[str, str]] = {
         "sycophancy": "glasshouse.audit.checks.sycophancy:sycophancy",
         "reversal": "glasshouse.audit.checks.reversal:reversal",
         "injection-alarm": "glasshouse.audit.checks.injection_alarm:injection_alarm",
+        "mislabelled-rows": "glasshouse.audit.checks.mislabelled_rows:mislabelled_rows",
     },
     "organisms": {
         "resident": "glasshouse.organisms.resident:RESIDENT",
@@ -60,6 +61,8 @@ BUILT_IN: dict[str, dict[str, str]] = {
     "executors": {
         "local": "glasshouse.runtime.executors:Local",
         "processes": "glasshouse.runtime.executors:Processes",
+        "ray": "glasshouse.runtime.ray_executor:RayExecutor",
+        "torchrun": "glasshouse.runtime.torchrun_executor:Torchrun",
     },
     "studies": {},  # ours are found by walking `studies/<wing>/`
 }

@@ -158,5 +158,5 @@ def test_a_plug_in_is_found_by_its_entry_point(tmp_path: Path, monkeypatch: pyte
     made = get_executor("slurm:4")
     assert isinstance(made, Executor) and made.nodes == 4  # type: ignore[attr-defined]
     assert list(made.map(math.sqrt, [4])) == [2.0]
-    with pytest.raises(InputError, match="local, processes, slurm"):
-        get_executor("ray")
+    with pytest.raises(InputError, match="local, processes, ray, slurm, torchrun"):
+        get_executor("cluster")
