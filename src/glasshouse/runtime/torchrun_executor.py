@@ -77,10 +77,10 @@ class Torchrun:
         if not dist.is_initialized():
             if "RANK" not in os.environ:
                 raise InputError("this process has no rank", where="executor torchrun", fix=LAUNCH)
-            dist.init_process_group("gloo")
+            _start(dist)
         if self.workers not in (None, dist.get_world_size()):
             raise InputError(
-                f"{dist.get_world_size()} ranks were started",
+                f"the number of ranks that were started is {dist.get_world_size()}",
                 where=f"executor torchrun:{self.workers}",
                 fix=f"give --nproc-per-node {self.workers}, or ask for `torchrun` alone",
             )
@@ -118,6 +118,14 @@ class Torchrun:
         # Not the copy that travelled: a bug of this rank stays what it is, with its traceback.
         found[dist.get_rank()] = mine
         return found
+
+
+def _start(dist: Any) -> None:
+    store, rank, size = next(dist.rendezvous("env://"))
+    if os.environ.get("LOCAL_WORLD_SIZE") == os.environ.get("WORLD_SIZE"):
+        # On one machine torchrun keeps its store over restarts, with the addresses of ranks that are dead.
+        store = dist.PrefixStore("start/" + os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"), store)
+    dist.init_process_group("gloo", store=store, rank=rank, world_size=size)
 
 
 @dataclass(frozen=True)
