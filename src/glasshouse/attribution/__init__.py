@@ -17,12 +17,14 @@ if TYPE_CHECKING:
     from glasshouse.attribution.ekfac import EKFAC, canary_search
     from glasshouse.attribution.scores import ScoreTable
     from glasshouse.attribution.tracin import TracIn
+    from glasshouse.attribution.trak import TRAK
     from glasshouse.attribution.units import TensorUnits, TokenUnits, as_units
 
 _HOME = {
     "Checkpoint": "checkpoints",
     "EKFAC": "ekfac",
     "ScoreTable": "scores",
+    "TRAK": "trak",
     "TensorUnits": "units",
     "TokenUnits": "units",
     "TracIn": "tracin",
@@ -37,6 +39,7 @@ __all__ = [
     "Checkpoint",
     "EKFAC",
     "ScoreTable",
+    "TRAK",
     "TensorUnits",
     "TokenUnits",
     "TracIn",
