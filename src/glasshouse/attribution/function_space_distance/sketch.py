@@ -1,0 +1,465 @@
+"""`FSDSketch`: how far has a network moved on data that may no longer be kept?"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Literal, Self, get_args
+
+import torch
+from torch import Tensor, nn
+
+from glasshouse.attribution.base import at_least_one
+from glasshouse.attribution.function_space_distance import blocks, disk
+from glasshouse.attribution.function_space_distance.chain import reference_distance
+from glasshouse.attribution.function_space_distance.forward import GateSum, run
+from glasshouse.attribution.function_space_distance.graph import Graph
+from glasshouse.attribution.function_space_distance.metrics import Rho, check_rho
+from glasshouse.attribution.function_space_distance.moments import (
+    Covariance,
+    InputMoments,
+    MomentSum,
+    SketchWarning,
+    check_covariance,
+    summarise,
+)
+from glasshouse.attribution.function_space_distance.program import (
+    Node,
+    effective,
+    first_mismatch,
+    state_of,
+    trace,
+    used,
+)
+from glasshouse.attribution.function_space_distance.results import Breakdown
+from glasshouse.attribution.stages import guards
+from glasshouse.attribution.units import TensorUnits
+from glasshouse.runtime.errors import InputError, NumericalError
+
+Method = Literal["deterministic", "stochastic", "relu-gaussian"]
+METHODS: tuple[str, ...] = get_args(Method)
+VARIANTS = ("exact", "reference")
+DRAWS = 2000
+"""Inputs drawn where gates have to be estimated from moments alone."""
+
+
+class FSDSketch:
+    """The linearised activation function trick (LAFTR; Dhawan, Huang, Bae, Grosse 2023, arXiv:2302.03519).
+
+    A sketch holds input means and covariances, one number per ReLU unit (the probability that its gate is
+    open), and the reference's weights. From these alone it tells how far another network's outputs are on the
+    data it was fitted on. `per_class` keeps all of it per label of the data (a single Gaussian underestimates
+    data of several classes by half); `cov` is "full", "diag", or the rank of a factor that is kept beside the
+    diagonal; `approx` admits smooth activations and products of values, by their expected derivatives.
+    `batch_rows` changes results only by rounding; `seed` is for gates estimated from moments alone.
+
+    Of a language model the MLP blocks are sketched, each with the residuals the reference had (needs
+    `approx` unless they are ReLU); attention is not covered.
+
+    Learned: `graphs_` by name, `notes_`, `model_hash_`, `count_` (rows or tokens), `dead_` and `always_on_`
+    (units whose gate is shut, or open, on all rows of all classes).
+
+    >>> model = nn.Sequential(nn.Linear(3, 8), nn.ReLU(), nn.Linear(8, 2)).eval()
+    >>> sketch = FSDSketch().fit(model, torch.randn(50, 3))
+    >>> sketch.distance(model).item()
+    0.0
+    """
+
+    def __init__(
+        self,
+        per_class: bool = False,
+        *,
+        cov: Covariance = "full",
+        approx: bool = False,
+        seed: int = 0,
+        batch_rows: int = 2048,
+    ) -> None:
+        self.per_class, self.cov, self.approx = per_class, cov, approx
+        self.seed, self.batch_rows = seed, batch_rows
+
+    # -- fitting ---------------------------------------------------------------------------------------------
+
+    def fit(self, subject: Any, data: Any) -> Self:
+        """Summarise `data` as `subject` sees it; afterwards neither is needed.
+
+        `data` are inputs [N, ...], a pair (inputs, targets), TensorUnits, or InputMoments that somebody else
+        measured (gates are then estimated on draws); for a language model token rows, records or texts.
+        Raises InputError for an operation without a rule (named), a smooth activation without `approx`,
+        layers in training mode, `per_class` without integer labels; NumericalError for NaN in data or model.
+        """
+        check_covariance(self.cov)
+        at_least_one("batch_rows", self.batch_rows)
+        self.notes_: list[str] = []
+        if blocks.is_language_model(subject):
+            self.graphs_, self.count_ = self._fit_blocks(subject, data)
+        else:
+            model, _ = guards.unwrap(subject)
+            self.graphs_, self.count_ = self._fit_module(model, data)
+        self.model_hash_ = guards.model_hash(subject)
+        self._note_gates()
+        for note in self.notes_:
+            if not note.startswith("gates:"):
+                warnings.warn(note, SketchWarning, stacklevel=2)
+        return self
+
+    def _fit_module(self, model: nn.Module, data: Any) -> tuple[dict[str, Graph], int]:
+        nodes = trace(model, approx=self.approx)
+        device = next(model.parameters()).device
+        moments = data if isinstance(data, InputMoments) else None
+        if moments is not None:
+            x, classes = moments.sample(max(DRAWS, len(moments)), self.seed)
+            names = list(moments.names)
+            x = x.reshape(len(x), *_input_shape(model, moments.width))
+        else:
+            x, classes, names = self._rows(data)
+        with torch.no_grad():
+            start = _start(nodes, state_of(model))
+            weights = effective(nodes, {n: v.float() for n, v in start.items()})
+            shapes: dict[str, Any] = {}
+            gates, sums, squares = GateSum(len(names)), [MomentSum(x[0].numel()) for _ in names], 0.0
+            for at in _batches(x, classes, self.batch_rows):
+                rows = x[at].to(device).float()
+                gates.rows(classes[at])
+                out = run(nodes, weights, rows, shapes, gates.watch(shapes))
+                self._agree(model, rows, out, at)
+                squares += 0.5 * float(out.double().square().sum())
+                for k in range(len(names)) if moments is None else ():
+                    sums[k].add(x[at][classes[at] == k].flatten(1))
+        if moments is None:
+            moments, notes = summarise(sums, names, self.cov)
+            self.notes_ += notes
+        graph = Graph(nodes, shapes, moments, gates.finish(), start, squares / len(x))
+        return {"": _finite(graph, "").to(device, torch.float32)}, int(moments.counts.sum())
+
+    def _rows(self, data: Any) -> tuple[Tensor, Tensor, list[int]]:
+        """Inputs [N, ...], the class of each [N], and the labels of the classes."""
+        if isinstance(data, Tensor):
+            data = TensorUnits(data, torch.zeros(len(data), dtype=torch.long))
+        elif isinstance(data, tuple | list) and len(data) == 2:
+            data = TensorUnits(*data)
+        if not isinstance(data, TensorUnits):
+            raise InputError(
+                f"cannot sketch data of type {type(data).__name__}",
+                fix="give inputs, (inputs, targets), TensorUnits or InputMoments",
+            )
+        x, targets = data.inputs, data.targets
+        if not x.is_floating_point():
+            raise InputError("the inputs are not numbers on a scale", fix="give floating-point inputs")
+        if not self.per_class:
+            return x, torch.zeros(len(x), dtype=torch.long), [0]
+        if targets.is_floating_point() or targets.ndim != 1:
+            raise InputError("per_class needs one integer label per row", fix="give (inputs, labels)")
+        names = sorted({int(t) for t in targets})
+        place = {name: k for k, name in enumerate(names)}
+        return x, torch.tensor([place[int(t)] for t in targets]), names
+
+    def _agree(self, model: nn.Module, rows: Tensor, mine: Tensor, at: Tensor) -> None:
+        """The steps must give what the model gives (first batch): a rule applied wrongly must not pass."""
+        if hasattr(self, "_checked") and self._checked is model:
+            return
+        self._checked = model
+        dtype = next(model.parameters()).dtype
+        theirs = model(rows.to(dtype)).float().flatten(1)
+        if theirs.shape != mine.shape:
+            raise InputError(f"its output {tuple(theirs.shape)} is not one row per input", fix="return [N, C]")
+        self._check_close(theirs, mine, dtype, type(model).__name__)
+
+    def _check_close(self, theirs: Tensor, mine: Tensor, dtype: torch.dtype, where: str) -> None:
+        if not bool(torch.isfinite(theirs).all()):
+            raise NumericalError("the model's values are NaN or infinite", where=where, fix="repair its weights")
+        error = float((theirs - mine).abs().max())
+        allowed = 200 * torch.finfo(dtype).eps * float(theirs.abs().max().clamp_min(1e-6))
+        if error > allowed:
+            raise InputError(
+                f"the traced steps give other values than the model (by {error:.2g})", where=where,
+                fix="use a fallback such as CoresetDistance",
+            )  # fmt: skip
+
+    def _fit_blocks(self, subject: Any, data: Any) -> tuple[dict[str, Graph], int]:
+        if self.per_class:
+            raise InputError("the blocks of a language model have no classes", fix="use per_class=False")
+        units, modules = blocks.token_units(subject, data), blocks.mlp_blocks(blocks.parts_of(subject))
+        fits = {
+            name: _BlockFit(module, trace(module, approx=self.approx, gains=module.gains))
+            for name, module in modules.items()
+        }
+        seen: set[str] = set()
+        with torch.no_grad():
+            for name, rows, hidden in blocks.residual_rows(subject, units, self.batch_rows):
+                mine = fits[name].add(rows)
+                if name not in seen:
+                    seen.add(name)
+                    dtype = next(modules[name].parameters()).dtype
+                    self._check_close(hidden, mine, dtype, f"block {name!r}")
+        found = {}
+        for name, fit in fits.items():
+            graph, notes = fit.finish(self.cov)
+            self.notes_ += [f"{name}: {note}" for note in notes]
+            found[name] = _finite(graph, name)
+        return found, next(iter(fits.values())).inputs.count
+
+    def _note_gates(self) -> None:
+        shut = opened = total = 0
+        for graph in self.graphs_.values():
+            for parts in graph.gates.values():
+                if "mu" in parts and "nu" not in parts:
+                    mu = parts["mu"]
+                    shut += int((mu == 0).all(0).sum())
+                    opened += int((mu == 1).all(0).sum())
+                    total += mu.shape[1]
+        self.dead_, self.always_on_ = shut, opened
+        if shut or opened:
+            self.notes_.append(f"gates: of {total} units {shut} are shut and {opened} open on all data")
+
+    # -- asking ----------------------------------------------------------------------------------------------
+
+    def distance(
+        self,
+        model1: Any,
+        method: Method = "deterministic",
+        rho: Rho = "l2",
+        *,
+        n: int = 200,
+        seed: int = 0,
+        variant: Literal["exact", "reference"] = "exact",
+    ) -> Tensor:
+        """The distance of `model1` from the reference: a scalar >= 0 with gradients in model1's parameters.
+
+        `model1` is a network of the same architecture, a Subject, or a dictionary of its tensors by name.
+        "deterministic" propagates second moments (l2 only); "stochastic" draws `n` inputs and gates;
+        "relu-gaussian" draws inputs and takes the gates of the reference there. The same `seed` gives the
+        same draws. `variant="reference"` is the published code's recursion, for comparison. Of a language
+        model the distances of the blocks are added. Raises InputError for another architecture, naming
+        the first difference, and for a `rho` the method has no moments for.
+        """
+        self._check_ask(method, rho, n, variant)
+        return torch.stack(
+            [
+                self._one(graph, tensors, method, rho, n, seed, variant)
+                for graph, tensors in self._paired(model1)
+            ]
+        ).sum()
+
+    def samples(
+        self, model1: Any, method: Method = "stochastic", rho: Rho = "l2", *, n: int = 200, seed: int = 0
+    ) -> tuple[Tensor, Tensor]:
+        """Distances of `n` single draws [n], and their weights [n] (sum 1); of networks with one graph."""
+        self._check_ask(method, rho, n, "exact")
+        if method == "deterministic" or len(self.graphs_) != 1:
+            raise InputError("single draws exist for sampled methods on one graph only")
+        (pair,) = self._paired(model1)
+        graph, tensors = pair
+        return graph.samples(tensors, rho=rho, n=n, seed=seed, drawn=method == "stochastic")
+
+    def breakdown(
+        self, model1: Any, method: Method = "deterministic", rho: Rho = "l2", *, n: int = 200, seed: int = 0
+    ) -> Breakdown:
+        """The distance of each layer moved alone, the others held at the reference; by block for LMs."""
+        self._check_ask(method, rho, n, "exact")
+        names, values, relative = [], [], []
+        total = 0.0
+        with torch.no_grad():
+            pairs = list(zip(self.graphs_, self._paired(model1), strict=True))
+            for name, (graph, tensors) in pairs:
+                whole = float(self._one(graph, tensors, method, rho, n, seed, "exact"))
+                total += whole
+                moves = [(name, tensors)] if name else list(_swaps(graph, tensors))
+                for layer, moved in moves:
+                    value = whole if name else float(self._one(graph, moved, method, rho, n, seed, "exact"))
+                    names.append(layer)
+                    values.append(value)
+                    relative.append(value / graph.scale if graph.scale > 0 else float("nan"))
+        about = {"method": method, "rho": rho, "n": n, "seed": seed, "rows": self.count_}
+        return Breakdown(tuple(names), tuple(values), total, tuple(relative), about)
+
+    def gate_flips(self, model1: Any, inputs: Tensor) -> dict[str, Any]:
+        """Per ReLU step the share of gates that differ between the two networks on probe inputs [N, ...].
+
+        Estimates with an interval over rows. Large shares break the assumption of shared gates.
+        """
+        from glasshouse.attribution.function_space_distance.probe import gate_flips
+
+        self._check_fitted()
+        if set(self.graphs_) != {""}:
+            raise InputError("gate flips are counted on plain networks only")
+        (pair,) = self._paired(model1)
+        return gate_flips(pair[0], pair[1], inputs)
+
+    @property
+    def numbers(self) -> int:
+        """Numbers stored besides the reference's weights."""
+        self._check_fitted()
+        gates = sum(
+            v.numel() for g in self.graphs_.values() for parts in g.gates.values() for v in parts.values()
+        )
+        return gates + sum(graph.moments.numbers for graph in self.graphs_.values())
+
+    # -- disk ------------------------------------------------------------------------------------------------
+
+    def save(self, folder: Path | str, *, snapshot: bool = True) -> Path:
+        """Write `manifest.json`, `sketch.safetensors` and, with `snapshot`, the reference's weights."""
+        self._check_fitted()
+        about = {
+            "options": self._options(), "model_hash": self.model_hash_, "count": self.count_,
+            "notes": self.notes_, "dead": self.dead_, "always_on": self.always_on_,
+        }  # fmt: skip
+        return disk.save(Path(folder), type(self).__name__, about, self.graphs_, snapshot)
+
+    @classmethod
+    def load(cls, folder: Path | str, subject: Any = None) -> Self:
+        """A sketch from disk; one saved without a snapshot needs the reference `subject` again.
+
+        Raises StaleError for another subject, InputError or RunError for a folder that is no whole sketch.
+        """
+        about, graphs = disk.load(Path(folder), cls.__name__, lambda: _states(subject), guards_of(subject))
+        sketch = cls(**about["options"])
+        sketch.graphs_, sketch.count_, sketch.model_hash_ = graphs, about["count"], about["model_hash"]
+        sketch.notes_, sketch.dead_ = about["notes"], about["dead"]
+        sketch.always_on_ = about["always_on"]
+        return sketch
+
+    # -- inside ----------------------------------------------------------------------------------------------
+
+    def _options(self) -> dict[str, Any]:
+        names = ("per_class", "cov", "approx", "seed", "batch_rows")
+        return {name: getattr(self, name) for name in names}
+
+    def _check_fitted(self) -> None:
+        if not hasattr(self, "graphs_"):
+            raise InputError("it is not fitted", where=type(self).__name__, fix="call fit() first")
+
+    def _check_ask(self, method: str, rho: str, n: int, variant: str) -> None:
+        self._check_fitted()
+        if method not in METHODS or variant not in VARIANTS:
+            raise InputError(
+                f"method is {method!r}, variant {variant!r}",
+                fix=f"use {', '.join(METHODS)}; variants {', '.join(VARIANTS)}",
+            )
+        if method == "deterministic":
+            check_rho(rho, ("l2",), ", but only l2 has closed moments; a sampled method does every rho")
+        check_rho(rho, ("l2",) if set(self.graphs_) != {""} else get_args(Rho))
+        at_least_one("n", n)
+
+    def _one(
+        self, graph: Graph, tensors: Mapping[str, Tensor], method: str, rho: Rho, n: int, seed: int, variant: str
+    ) -> Tensor:
+        if variant == "reference":
+            return reference_distance(graph, tensors)
+        if method == "deterministic":
+            return graph.deterministic(tensors)
+        values, weights = graph.samples(tensors, rho=rho, n=n, seed=seed, drawn=method == "stochastic")
+        return (weights * values).sum()
+
+    def _paired(self, model1: Any) -> Iterator[tuple[Graph, Mapping[str, Tensor]]]:
+        """Each graph with the other network's tensors, checked to fit."""
+        if isinstance(model1, Mapping):
+            if set(self.graphs_) != {""}:
+                raise InputError("the blocks of a language model need the model", fix="pass the model itself")
+            others = {"": (None, dict(model1))}
+        elif set(self.graphs_) == {""}:
+            model, _ = guards.unwrap(model1)
+            nodes = trace(model, approx=self.approx)
+            others = {"": (nodes, state_of(model))}
+        else:
+            modules = blocks.mlp_blocks(blocks.parts_of(model1))
+            others = {
+                name: (trace(module, approx=self.approx, gains=module.gains), state_of(module))
+                for name, module in modules.items()
+            }
+        if set(others) != set(self.graphs_):
+            raise InputError(
+                f"the two models differ: {len(self.graphs_)} blocks in the reference, {len(others)} in the other"
+            )
+        for name, graph in self.graphs_.items():
+            nodes, tensors = others[name]
+            found = first_mismatch(graph.nodes, nodes) if nodes is not None else None
+            if found is not None:
+                raise InputError(f"the two models differ: {found}", fix="compare models of one architecture")
+            graph.check(tensors)
+            yield self._placed(name, graph, tensors), tensors
+
+    def _placed(self, name: str, graph: Graph, tensors: Mapping[str, Tensor]) -> Graph:
+        """The graph on the other network's device."""
+        device = tensors[next(iter(graph.start))].device
+        if graph.moments.mean.device != device:
+            self.graphs_[name] = graph = graph.to(device, torch.float32)
+        return graph
+
+
+class _BlockFit:
+    """Running sums of one MLP block."""
+
+    def __init__(self, module: blocks.MLPBlock, nodes: tuple[Node, ...]) -> None:
+        self.nodes, self.start = nodes, _start(nodes, state_of(module))
+        self.weights = effective(nodes, {n: v.float() for n, v in self.start.items()})
+        self.gates, self.shapes, self.squares = GateSum(1), {}, 0.0
+        self.inputs: Any = None
+        self._down = [node for node in nodes if node.kind == "linear"][-1].parents[0]
+
+    def add(self, rows: Tensor) -> Tensor:
+        """Add residual rows [n, d]; returns the block's hidden units [n, k], to be checked."""
+        if self.inputs is None:
+            self.inputs = MomentSum(rows.shape[1])
+        self.inputs.add(rows)
+        self.gates.rows(torch.zeros(len(rows), dtype=torch.long))
+        out = run(self.nodes, self.weights, rows, self.shapes, self.gates.watch(self.shapes))
+        self.squares += 0.5 * float(out.double().square().sum())
+        upto = next(i for i, node in enumerate(self.nodes) if node.name == self._down)
+        return run(self.nodes[: upto + 1], self.weights, rows, dict(self.shapes))
+
+    def finish(self, cov: Covariance) -> tuple[Graph, list[str]]:
+        """The graph of the block, and notes."""
+        moments, notes = summarise([self.inputs], [0], cov)
+        scale = self.squares / self.inputs.count
+        device = next(iter(self.start.values())).device
+        graph = Graph(self.nodes, self.shapes, moments, self.gates.finish(), self.start, scale)
+        return graph.to(device, torch.float32), notes
+
+
+def guards_of(subject: Any) -> str | None:
+    """The hash of a subject that was given."""
+    return None if subject is None else guards.model_hash(subject)
+
+
+def _states(subject: Any) -> dict[str, dict[str, Tensor]]:
+    """The tensors of a reference, by graph."""
+    if blocks.is_language_model(subject):
+        modules = blocks.mlp_blocks(blocks.parts_of(subject))
+        return {name: state_of(module) for name, module in modules.items()}
+    return {"": state_of(guards.unwrap(subject)[0])}
+
+
+def _start(nodes: tuple[Node, ...], tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name: value.detach().clone() for name, value in used(nodes, tensors).items()}
+
+
+def _swaps(graph: Graph, tensors: Mapping[str, Tensor]) -> Iterator[tuple[str, dict[str, Tensor]]]:
+    """The reference with one layer at a time taken from the other network."""
+    for layer in graph.layers():
+        yield layer, {
+            name: tensors[name] if name.rpartition(".")[0] == layer else value
+            for name, value in graph.start.items()
+        }
+
+
+def _batches(x: Tensor, classes: Tensor, size: int) -> Iterator[Tensor]:
+    yield from torch.arange(len(x)).split(size)
+
+
+def _finite(graph: Graph, name: str) -> Graph:
+    parts = [graph.moments.mean, graph.moments.factor, *(v for p in graph.gates.values() for v in p.values())]
+    if not all(bool(torch.isfinite(part).all()) for part in parts):
+        raise NumericalError("NaN or infinity in its moments", where=f"graph {name!r}", fix="clean the data")
+    return graph
+
+
+def _input_shape(model: nn.Module, width: int) -> tuple[int, ...]:
+    """The shape of one input where only its width is known: flat, or a square image for a first Conv2d."""
+    first = next((m for m in model.modules() if isinstance(m, nn.Conv2d | nn.Linear)), None)
+    if not isinstance(first, nn.Conv2d):
+        return (width,)
+    side = round((width / first.in_channels) ** 0.5)
+    if side * side * first.in_channels != width:
+        raise InputError(f"{width} numbers are no square image of {first.in_channels} channels")
+    return (first.in_channels, side, side)
