@@ -16,13 +16,18 @@ if TYPE_CHECKING:
     from glasshouse.attribution.checkpoints import Checkpoint, read_run
     from glasshouse.attribution.ekfac import EKFAC, canary_search
     from glasshouse.attribution.scores import ScoreTable
+    from glasshouse.attribution.similarity import RepresentationSimilarity
+    from glasshouse.attribution.text_similarity import BM25, EmbeddingSimilarity
     from glasshouse.attribution.tracin import TracIn
     from glasshouse.attribution.trak import TRAK
     from glasshouse.attribution.units import TensorUnits, TokenUnits, as_units
 
 _HOME = {
+    "BM25": "text_similarity",
     "Checkpoint": "checkpoints",
     "EKFAC": "ekfac",
+    "EmbeddingSimilarity": "text_similarity",
+    "RepresentationSimilarity": "similarity",
     "ScoreTable": "scores",
     "TRAK": "trak",
     "TensorUnits": "units",
@@ -36,8 +41,11 @@ _HOME = {
 }
 
 __all__ = [
+    "BM25",
     "Checkpoint",
     "EKFAC",
+    "EmbeddingSimilarity",
+    "RepresentationSimilarity",
     "ScoreTable",
     "TRAK",
     "TensorUnits",
