@@ -11,6 +11,7 @@ from attribution_models import tiny_conv, tiny_gpt2, tiny_llama, token_rows
 from torch import nn
 
 from glasshouse.attribution import TensorUnits, TokenUnits, bm25_scores
+from glasshouse.attribution.evaluate import randomised
 from glasshouse.attribution.reading import as_texts
 from glasshouse.attribution.similarity import RepresentationSimilarity
 from glasshouse.attribution.text_similarity import BM25, EmbeddingSimilarity
@@ -100,7 +101,7 @@ def test_saved_resumed_and_stale(tmp_path: Path, monkeypatch, mlp, classes) -> N
     with pytest.raises(StaleError, match="data"):
         RepresentationSimilarity.load(tmp_path / "saved", mlp, asked)
     with pytest.raises(StaleError, match="model"):
-        RepresentationSimilarity.load(tmp_path / "saved", nn.Linear(6, 3), classes)
+        RepresentationSimilarity.load(tmp_path / "saved", randomised(mlp), classes)
 
 
 def test_bm25_is_the_function_behind_the_call() -> None:
