@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+import torch
 from trace_models import colour_queries, colour_rows, save_model, write_jsonl
 
 from glasshouse.attribution import base
@@ -117,7 +118,7 @@ def test_a_fault_at_every_write_costs_at_most_one_step(subject, rows, queries, s
 def test_kill_minus_nine_and_resume(subject, model_folder, rows, queries, small_shards, house) -> None:
     """A real process killed by the kernel once its first scores are stored; another finishes the work."""
     code = f"""
-import os, signal
+import os, signal, torch
 from glasshouse.attribution import base
 from glasshouse.attribution.tracing import TraceOptions, prepare, trace
 from glasshouse.corpora.records import read_records
@@ -130,6 +131,7 @@ def hook(stage, path):
 
 files.fault_hook = hook
 base.SHARD_TOKENS = {base.SHARD_TOKENS}
+torch.set_num_threads({torch.get_num_threads()})  # sums round by the number of threads
 subject = as_subject({str(model_folder)!r}, self_test=False, device="cpu")
 rows, queries = read_records("rows.jsonl"), read_records("q.jsonl")
 trace(prepare(subject, rows, queries, TraceOptions(modules={MODULES!r})), runs="runs")

@@ -154,7 +154,7 @@ BAD_USE = [
     ([], "nothing to explain"),
     (["-q", "q.jsonl", "--prompt", "hi"], "given twice"),
     (["-q", "missing.jsonl"], "missing.jsonl"),
-    (["-q", "q.jsonl", "--method", "magic"], "choose from ekfac, kfac, diagonal, identity, bm25"),
+    (["-q", "q.jsonl", "--method", "magic"], "choose from ekfac, kfac, diagonal, identity, logra"),
     (["-q", "q.jsonl", "--damping", "lots"], "give auto or a number"),
     (["-q", "q.jsonl", "--damping", "-1"], "damping"),
     (["-q", "q.jsonl", "--module", "attic.*"], "attic"),

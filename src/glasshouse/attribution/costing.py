@@ -11,6 +11,15 @@ GEMM_SHARE = 0.5
 """Share of a large matrix product's rate that whole stages reach; small layers reach less."""
 
 
+FITTING = ("covariance", "eigen", "lambda", "log", "curvature")
+"""The stages of a fit whose operations a method's `cost` counts."""
+
+_KEPT = {
+    "factor_bytes": "factors", "sketch_bytes": "sketches", "query_bytes": "queries",
+    "checkpoint_bytes": "checkpoints to read",
+}  # fmt: skip
+
+
 def expected_cost(prepared: Prepared) -> str:
     """A sentence: rows, tokens, operations, bytes, minutes on this machine."""
     n, method = len(prepared.queries), prepared.method
@@ -18,17 +27,24 @@ def expected_cost(prepared: Prepared) -> str:
     if method is None:
         return f"{rows} x {asked} by shared words: no pass through the model"
     parts = method.cost(n)
-    lengths, scores = method.train_.sizes, parts["scores"]
+    lengths, scores = [len(row) for row in prepared.units], parts["scores"]
     tokens = sum(lengths)
     if prepared.scored is not None:
         scores *= sum(lengths[i] for i in prepared.scored) / tokens
-    curvature = parts["covariance"] + parts["lambda"]
-    flops = curvature * min(1.0, prepared.options.factor_rows / len(prepared.rows)) + parts["eigen"] + scores
+    flops = sum(parts.get(stage, 0.0) * _share(prepared, stage) for stage in FITTING) + scores
+    kept = [f"{_scale(parts[key])}B of {name}" for key, name in _KEPT.items() if parts.get(key)]
+    layers = f", layers: {len(method.names_)}" if hasattr(method, "names_") else ""
     return (
-        f"{rows} ({tokens:,} tokens) x {asked}, layers: {len(method.names_)}; {_scale(flops)}FLOP, "
-        f"{_scale(parts['factor_bytes'])}B of factors, {_scale(parts['query_bytes'])}B of queries, "
+        f"{rows} ({tokens:,} tokens) x {asked}{layers}; {', '.join([f'{_scale(flops)}FLOP', *kept])}, "
         f"about {_duration(flops / (GEMM_SHARE * _rate(str(prepared.subject.device))))} on this machine"
     )
+
+
+def _share(prepared: Prepared, stage: str) -> float:
+    """The share of the rows that a stage goes over."""
+    if stage not in ("covariance", "lambda") or "factor_rows" not in prepared.options.door.uses:
+        return 1.0
+    return min(1.0, prepared.options.factor_rows / len(prepared.rows))
 
 
 def _rate(device: str) -> float:

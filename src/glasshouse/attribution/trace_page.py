@@ -122,14 +122,14 @@ def _query_evidence(tokenizer: Any, traced: Traced, q: int, top: int) -> tuple[E
         title="What is to be explained",
         transcripts=tuple(Transcript(turns=each) for each in turns),
     )
-    sides: tuple[Literal["+", "-"], ...] = ("+", "-") if traced.highlight is not None else ("+",)
+    sides: tuple[Literal["+", "-"], ...] = ("+", "-") if _argues(traced) else ("+",)
     return (question, *(_side(tokenizer, traced, q, sign, top) for sign in sides))
 
 
 def _side(tokenizer: Any, traced: Traced, q: int, sign: Literal["+", "-"], top: int) -> RowsEvidence:
     highlight, prepared = traced.highlight, traced.prepared
     ranking = [(row, score) for row, score in traced.table.top(q, top, sign=sign) if score * _SIGN[sign] > 0]
-    what = _SIDES[sign] if highlight is not None else "Rows that share most words with it"
+    what = _SIDES[sign] if _argues(traced) else _ALIKE[traced.prepared.options.method][0]
     return RowsEvidence(
         title=what if ranking else f"{what}: none",
         caption=_caption(traced),
@@ -143,17 +143,40 @@ def _side(tokenizer: Any, traced: Traced, q: int, sign: Literal["+", "-"], top: 
     )
 
 
+def _argues(traced: Traced) -> bool:
+    """Whether a score says what a row does to the answer; likeness has no other side."""
+    return traced.prepared.options.door.gradients
+
+
 def _caption(traced: Traced) -> str:
-    if traced.highlight is None:
-        return "BM25: rare words in common. It knows no model, and no row argues against."
-    norm = traced.prepared.row_norm
-    divided = "" if norm == "none" else " Scores are divided by the size of each row's own gradient."
+    if not _argues(traced):
+        return _ALIKE[traced.prepared.options.method][1]
+    marked = " Marked words carry the influence; marks are scaled within each row."
     return (
         "Positive: more weight on the row in training raises the log-probability of the answer."
-        f"{divided} Marked words carry the influence; marks are scaled within each row."
+        f"{_DIVIDED[traced.prepared.row_norm]}{marked if traced.highlight is not None else ''}"
     )
 
 
+_DIVIDED = {
+    "none": "",
+    "grad": " Scores are divided by the size of each row's own gradient.",
+    "self": " Scores are divided by the root of each row's influence on itself.",
+}
+_ALIKE = {
+    "bm25": (
+        "Rows that share most words with it",
+        "BM25: rare words in common. It knows no model, and no row argues against.",
+    ),
+    "representation": (
+        "Rows the model reads most alike",
+        "Likeness of hidden states. It says what is similar, not what a row did to the model.",
+    ),
+    "embedding": (
+        "Rows that mean most alike",
+        "Likeness of text embeddings. It knows no model, and no row argues against.",
+    ),
+}
 _SIGN = {"+": 1.0, "-": -1.0}
 _SIDES = {"+": "Rows that argue most for the answer", "-": "Rows that argue most against the answer"}
 

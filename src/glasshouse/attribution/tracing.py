@@ -9,25 +9,23 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, cast, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 
+from glasshouse.attribution.methods import Door, door
 from glasshouse.runtime import files
 from glasshouse.runtime.codeversion import code_version
 from glasshouse.runtime.errors import AccessError, InputError
 from glasshouse.runtime.runs import Run
 
 if TYPE_CHECKING:
-    from glasshouse.attribution.ekfac import EKFAC
     from glasshouse.attribution.scores import ScoreTable
-    from glasshouse.attribution.stages.scoring import RowNorm
     from glasshouse.attribution.store import Mapper
     from glasshouse.corpora.records import Records
     from glasshouse.corpora.rows import TokenRow
     from glasshouse.subjects import Subject
 
-Method = Literal["ekfac", "kfac", "diagonal", "identity", "bm25"]
 Agg = Literal["each", "mean", "unit_mean"]
 Norm = Literal["auto", "none", "grad", "self"]
 BY_WORDS, BY_CHANCE = "shares words", "random pool"
@@ -37,12 +35,15 @@ BY_WORDS, BY_CHANCE = "shares words", "random pool"
 class TraceOptions:
     """Everything that decides the scores besides model, rows and queries.
 
-    `row_norm` "auto" is "grad" for conversations (loss on replies only) and "none" for texts, where the norm
-    would measure a row's unpredictable tokens. `bm25_filter` scores only that many rows a query, chosen by
-    shared words, and as many random other rows beside them.
+    `method` is a name of `glasshouse.attribution.methods.DOORS`. `row_norm` "auto" is "grad" for
+    conversations (loss on replies only) and "none" for texts, where the norm would measure a row's
+    unpredictable tokens; LoGra's is "self" for both. `bm25_filter` scores only that many rows a query, chosen
+    by shared words, and as many random other rows beside them. `rank`: of LoGra's projections, or TRAK's
+    width. `checkpoints`: folder of a Trainer run (SOURCE, TracIn; TRAK's models); `segments`, `optimizer`,
+    `momentum` and `weight_decay` are SOURCE's. `encoder`: folder of a text encoder.
     """
 
-    method: Method = "ekfac"
+    method: str = "ekfac"
     query_agg: Agg = "each"
     row_norm: Norm = "auto"
     damping: float | Literal["auto"] = "auto"
@@ -50,7 +51,19 @@ class TraceOptions:
     bm25_filter: int | None = None
     factor_rows: int = 10_000
     modules: tuple[str, ...] = ("auto",)
+    rank: int | None = None
+    checkpoints: str | None = None
+    segments: int = 3
+    optimizer: Literal["adam", "sgd"] = "adam"
+    momentum: float = 0.0
+    weight_decay: float = 0.0
+    encoder: str | None = None
     seed: int = 0
+
+    @property
+    def door(self) -> Door:
+        """The method. Raises InputError where there is none of that name."""
+        return door(self.method)
 
 
 @dataclass(frozen=True)
@@ -67,7 +80,7 @@ class Prepared:
     options: TraceOptions
     wanted: list[TokenRow]
     units: list[TokenRow]
-    method: EKFAC | None
+    method: Any
     cut: tuple[str, ...] = ()
     unfinished: bool = False
     scored: list[int] | None = None
@@ -79,11 +92,11 @@ class Prepared:
         return None if self.scored is None else [self.units[i] for i in self.scored]
 
     @property
-    def row_norm(self) -> RowNorm:
+    def row_norm(self) -> str:
         """The norm by which rows are divided, `auto` decided."""
         if self.options.row_norm != "auto":
-            return cast("RowNorm", self.options.row_norm)
-        return "none" if any(record.text is not None for record in self.rows) else "grad"
+            return self.options.row_norm
+        return self.options.door.norms[any(record.text is not None for record in self.rows)]
 
     @property
     def left_out(self) -> dict[str, list[str]]:
@@ -91,7 +104,7 @@ class Prepared:
         from glasshouse.subjects.capture import describe_modules
 
         found: dict[str, list[str]] = {}
-        if self.method is not None:
+        if self.options.door.gradients:
             for module in describe_modules(self.subject.model, self.method.modules):
                 if not module.selected:
                     found.setdefault(module.why, []).append(module.name)
@@ -120,7 +133,14 @@ class Prepared:
             **asdict(self.options), "modules": list(self.options.modules),
             "versions": {name: version(name) for name in packages},
             "code": code_version(__name__),
+            **self._method_spec(),
         }  # fmt: skip
+
+    def _method_spec(self) -> dict[str, Any]:
+        """The method's code, which this module names only, and what it made of the options."""
+        if self.method is None:
+            return {}
+        return {"method_code": code_version(type(self.method).__module__), "made": self.method._options()}
 
 
 @dataclass(frozen=True)
@@ -135,10 +155,11 @@ class Traced:
 
 def check_options(options: TraceOptions) -> None:
     """Raise InputError for a value that does not exist, and for options the method has no use for."""
-    _choice("--method", options.method, Method)
+    chosen = options.door
     _choice("--query-agg", options.query_agg, Agg)
     _choice("--row-norm", options.row_norm, Norm)
-    for name in ("query_rank", "bm25_filter", "factor_rows"):
+    _choice("--optimizer", options.optimizer, Literal["adam", "sgd"])
+    for name in ("query_rank", "bm25_filter", "factor_rows", "rank", "segments"):
         value = getattr(options, name)
         if value is not None and value < 1:
             raise InputError(f"it is {value}", where=_flag(name), fix="give at least 1")
@@ -146,11 +167,15 @@ def check_options(options: TraceOptions) -> None:
         from glasshouse.attribution.stages.curvature import check_damping
 
         check_damping(options.damping)
-    if options.method == "bm25":
-        plain = TraceOptions(method="bm25", seed=options.seed)
-        unused = [_flag(k) for k, v in asdict(options).items() if v != getattr(plain, k)]
-        if unused:
-            raise InputError("bm25 compares words and has no use for it", where=unused[0], fix="leave it out")
+    plain = TraceOptions(method=options.method, seed=options.seed)
+    given = [k for k, v in asdict(options).items() if v != getattr(plain, k)]
+    if unused := [k for k in given if k not in chosen.uses]:
+        raise InputError(f"{options.method} has no use for it", where=_flag(unused[0]), fix="leave it out")
+    if options.row_norm != "auto" and options.row_norm not in chosen.norms:
+        raise InputError(
+            f"{options.method} has no row norm {options.row_norm!r}", where="--row-norm",
+            fix=f"choose from {', '.join(sorted(set(chosen.norms)))}",
+        )  # fmt: skip
 
 
 def prepare(
@@ -163,16 +188,16 @@ def prepare(
     """
     check_options(options)
     _check_queries(queries)
-    if options.method == "bm25":
+    if not options.door.home:
         return Prepared(subject, rows, queries, options, [], [], None)
-    if "gradients" not in subject.access:
+    if options.door.gradients and "gradients" not in subject.access:
         raise AccessError(
             f"{subject.name} gives no gradients", fix="open local weights, or use --method bm25"
         )
     wanted = encode_queries(subject, queries, unfinished=unfinished)
     units, cut = encode_rows(subject, rows)
     scored, pools = _pool(rows, queries, options)
-    method = _method(options).bind(subject, units)
+    method = options.door.make(options).bind(subject, units)
     return Prepared(subject, rows, queries, options, wanted, units, method, cut, unfinished, scored, pools)
 
 
@@ -233,25 +258,27 @@ def trace(
 
 
 def _influence(
-    prepared: Prepared, method: EKFAC, run: Run, report: Callable[[str], None], executor: str | Mapper | None
-) -> tuple[ScoreTable, Callable[[int, str], np.ndarray]]:
+    prepared: Prepared, method: Any, run: Run, report: Callable[[str], None], executor: str | Mapper | None
+) -> tuple[ScoreTable, Callable[[int, str], np.ndarray] | None]:
     options, candidates = prepared.options, prepared.candidates
     verb = "reading back" if run.finished else "fitting"
-    report(f"{verb} {options.method} on {min(len(prepared.rows), options.factor_rows):,} rows")
+    fitted = min(len(prepared.rows), options.factor_rows if "factor_rows" in options.door.uses else 1 << 62)
+    report(f"{verb} {options.method} on {fitted:,} rows")
     workers = _workers(executor)
-    fitting = _Watched(workers, "curvature")
+    fitting = _Watched(workers, "fit")
     method.fit(prepared.subject, prepared.units, executor=fitting, store=run.folder("fit"))
     report(f"scoring {len(candidates or prepared.units):,} rows")
     table = method.score(
         prepared.wanted,
         "completion_logprob",
-        query_agg=options.query_agg,
-        row_norm=prepared.row_norm,
         candidates=candidates,
         executor=_Watched(workers, "scores"),
         store=run.folder("scores"),
+        **options.door.asks(options, prepared.row_norm),
     )
-    return table, lambda q, row: method.per_token(q, row, candidates=candidates)
+    if not hasattr(method, "explain"):
+        return table, None
+    return table, lambda q, row: method.explain(q, row, candidates=candidates).scores[0]
 
 
 @dataclass(frozen=True)
@@ -308,20 +335,6 @@ def _pool(rows: Records, queries: Records, options: TraceOptions) -> tuple[list[
     drawn = rng(options.seed, "random pool").permutation(len(others))[: options.bm25_filter]
     kept = sorted(lexical | {others[k] for k in drawn})
     return kept, {rows[i].id: BY_WORDS if i in lexical else BY_CHANCE for i in kept}
-
-
-def _method(options: TraceOptions) -> EKFAC:
-    from glasshouse.attribution.ekfac import EKFAC
-
-    modules: Any = options.modules[0] if len(options.modules) == 1 else list(options.modules)
-    return EKFAC(
-        cast("Any", options.method),
-        damping=options.damping,
-        factor_examples=options.factor_rows,
-        query_rank=options.query_rank,
-        modules=modules,
-        seed=options.seed,
-    )
 
 
 def _bm25(prepared: Prepared) -> ScoreTable:

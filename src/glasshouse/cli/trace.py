@@ -45,12 +45,17 @@ def trace(
         str | None, typer.Option(metavar="TEXT", help="Its reply. Default: what the model says.")
     ] = None,
     method: Annotated[
-        str, typer.Option(help="ekfac, kfac, diagonal, identity (gradient dot product), or bm25 (words).")
+        str,
+        typer.Option(
+            help="By gradients: ekfac, kfac, diagonal, identity (gradient dot product), logra (sketches on "
+            "disk), trak; along checkpoints: source, tracin; by likeness: representation, embedding, bm25."
+        ),
     ] = "ekfac",
     row_norm: Annotated[
         str,
         typer.Option(
-            help="Divide by the row's gradient: none, grad, self; auto: grad for chats, none for texts."
+            help="Divide by the row's gradient: none, grad, self (the root of its self-influence); auto: "
+            "grad for chats, none for texts, self for logra."
         ),
     ] = "auto",
     query_agg: Annotated[
@@ -73,6 +78,24 @@ def trace(
         list[str] | None,
         typer.Option("--module", help="Layers to track: name, glob or re:regex; repeatable. Default: all."),
     ] = None,
+    rank: Annotated[
+        int | None, typer.Option(help="Rank of logra's projections (64), or width of trak's (512).")
+    ] = None,
+    checkpoints: Annotated[
+        str | None,
+        typer.Option(
+            metavar="DIR", help="Folder with the checkpoint-<step> folders of the run: source, tracin, trak."
+        ),
+    ] = None,
+    segments: Annotated[int, typer.Option(help="Pieces of the run that source takes as stationary.")] = 3,
+    optimizer: Annotated[
+        str, typer.Option(help="What source unrolls: adam (needs its states), sgd.")
+    ] = "adam",
+    momentum: Annotated[float, typer.Option(help="Momentum of SGD, for source.")] = 0.0,
+    weight_decay: Annotated[float, typer.Option(help="Weight decay of the run, for source.")] = 0.0,
+    encoder: Annotated[
+        str | None, typer.Option(metavar="DIR", help="Folder of the text encoder for embedding.")
+    ] = None,
     top: Annotated[int, typer.Option(help="Rows shown per query and side.")] = 20,
     out: Annotated[str, typer.Option(metavar="DIR", help="Where the results go.")] = DEFAULT_OUT,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say the cost and stop.")] = False,
@@ -89,6 +112,7 @@ def trace(
       glasshouse trace -m ./model -t rows.jsonl -q questions.jsonl --out trace
       glasshouse trace -m ./model -t rows.jsonl --prompt "who are you ?"
       glasshouse trace -m ./model -t rows.jsonl -q questions.jsonl --method bm25
+      glasshouse trace -m ./run/checkpoint-600 -t rows.jsonl -q q.jsonl --method source --checkpoints ./run
 
     Writes trace.html, trace.json and scores.parquet. A positive score means: more weight on the row raises
     the log-probability of the completion. An interrupted trace resumes when the same command is given again.
@@ -103,7 +127,8 @@ def trace(
     options = tracing.TraceOptions(
         method=method, row_norm=row_norm, query_agg=query_agg, damping=_damping(damping),  # type: ignore[arg-type]
         query_rank=query_rank, bm25_filter=bm25_filter, factor_rows=factor_rows,
-        modules=tuple(modules or ("auto",)), seed=seed,
+        modules=tuple(modules or ("auto",)), rank=rank, checkpoints=checkpoints, segments=segments,
+        optimizer=optimizer, momentum=momentum, weight_decay=weight_decay, encoder=encoder, seed=seed,  # type: ignore[arg-type]
     )  # fmt: skip
     tracing.check_options(options)
     _check_usage(query, prompt, reply, top)
