@@ -29,6 +29,7 @@ BUILT_IN: dict[str, dict[str, str]] = {
         "reversal": "glasshouse.audit.checks.reversal:reversal",
         "injection-alarm": "glasshouse.audit.checks.injection_alarm:injection_alarm",
         "mislabelled-rows": "glasshouse.audit.checks.mislabelled_rows:mislabelled_rows",
+        "memorised-rows": "glasshouse.audit.checks.memorised_rows:memorised_rows",
     },
     "organisms": {
         "resident": "glasshouse.organisms.resident:RESIDENT",

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import ValidationError
 
 from glasshouse import __version__
+from glasshouse.audit.checkpoints import describe
 from glasshouse.audit.target import Target, resolve
 from glasshouse.evidence.checks import Check
 from glasshouse.evidence.findings import Findings, Severity
@@ -46,13 +47,16 @@ class Inputs:
     rows: Records | None
     reference: Subject | None
     seed: int
+    checkpoints: tuple[tuple[int, Path], ...] = ()
+    """Step and folder of each checkpoint of the subject's training, by step."""
 
     @property
     def access(self) -> tuple[str, ...]:
         """What this audit may see, from least to most."""
         order = ("text", "logprobs", "activations", "gradients")
         given = tuple(kind for kind in order if kind in self.subject.access)
-        return (*given, "training data") if self.rows is not None else given
+        beside = {"training data": self.rows is not None, "checkpoints": bool(self.checkpoints)}
+        return (*given, *(kind for kind, there in beside.items() if there))
 
     @property
     def threads(self) -> int | None:
@@ -75,6 +79,7 @@ class Inputs:
     def provenance(self) -> dict[str, Any]:
         """What decides the result besides the subject: the same for every run of the same audit."""
         rows = None if self.rows is None else {"rows": len(self.rows), "sha256": self.rows.sha256}
+        run = {"checkpoints": describe(self.checkpoints)} if self.checkpoints else {}
         return {
             "seed": self.seed,
             "device": str(self.subject.device),
@@ -82,6 +87,7 @@ class Inputs:
             "threads": self.threads or "as torch decides",
             "train_data": rows,
             "reference": None if self.reference is None else self.reference.hash,
+            **run,
             "versions": {"glasshouse": __version__, **_versions("torch", "transformers", "tokenizers")},
         }
 
@@ -114,6 +120,7 @@ def gather(
     seed: int,
     device: str,
     dtype: str,
+    checkpoints: str | Path | None = None,
 ) -> Inputs:
     """Open and read everything.
 
@@ -123,6 +130,7 @@ def gather(
     from glasshouse.subjects import as_subject
 
     target = resolve(source)
+    run = _checkpoints(checkpoints)
     rows = _rows(target.rows if train_data is None else train_data)
     given = _given_suite(suite)
     subject = as_subject(target.source, device=device, dtype=dtype, self_test=False)
@@ -130,7 +138,7 @@ def gather(
     if reference is not None:
         other = as_subject(resolve(reference).source, device=device, dtype=dtype)
     world = None if target.world is None else World.load(target.world)
-    return Inputs(target, subject, given, world, rows, other, seed)
+    return Inputs(target, subject, given, world, rows, other, seed, run)
 
 
 def read_severity(text: str) -> Severity:
@@ -168,6 +176,12 @@ def _rows(source: str | Path | Records | None) -> Records | None:
         where = str(records.path or "training data")
         raise InputError("it holds no rows", where=where, fix="give the rows the model was trained on")
     return records
+
+
+def _checkpoints(folder: str | Path | None) -> tuple[tuple[int, Path], ...]:
+    from glasshouse.training.run_folders import find_checkpoints
+
+    return () if folder is None else find_checkpoints(folder)
 
 
 def _given_suite(source: Any) -> Suite | None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from glasshouse import _registry
+from glasshouse.audit.checkpoints import NEED, checkpoints_of
 from glasshouse.evidence.checks import Check, Question
 from glasshouse.runtime.errors import GlasshouseError
 
@@ -74,6 +75,9 @@ def _missing(need: str, question: Question) -> str:
         return "" if subject.is_chat else no_template
     if need == "training data":
         return "" if question.rows is not None else "needs training data: give --train-data"
+    if need == NEED:
+        absent = "needs the checkpoints of its training: give --checkpoints"
+        return "" if checkpoints_of(question) else absent
     if need == "reference":
         return "" if question.reference is not None else "needs a reference model: give --reference"
     if need in subject.access:

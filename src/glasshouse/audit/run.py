@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from glasshouse.audit.budget import calls_to_elicit, metered
+from glasshouse.audit.checkpoints import TrainedQuestion
 from glasshouse.audit.grade import grade
 from glasshouse.audit.inputs import (
     Inputs,
@@ -75,6 +76,7 @@ def audit(
     runs: str | Path = DEFAULT_RUNS,
     max_calls: float | None = None,
     executor: str | Executor = "local",
+    checkpoints: str | Path | None = None,
 ) -> AuditResult:
     """Audit `subject` (a folder, a model, `organism://NAME`; default: the embedded organism with its rows).
 
@@ -82,6 +84,7 @@ def audit(
     when a finding (a new or worse one, where `baseline` is given) is at least as severe as `fail_on`, else 0.
     `max_calls` bounds what a model behind an API is asked, and must be given (`math.inf` for as many as it
     takes) where nothing says what to ask it. `executor` is where checks run what comes in shards.
+    `checkpoints`: the folder of the subject's own training, with its `checkpoint-<step>` folders.
     Raises GlasshouseError, before anything is written, when an input cannot be used or the model is misread.
     """
     limit = read_severity(fail_on)
@@ -99,6 +102,7 @@ def audit(
         seed=seed,
         device=device,
         dtype=dtype,
+        checkpoints=checkpoints,
     )
     if dry_run:
         question = _question(inputs, inputs.suite(elicit=False))
@@ -224,9 +228,9 @@ def _question(
     from glasshouse.runtime.cache import Cache
     from glasshouse.runtime.executors import get_executor
 
-    return Question(
+    return TrainedQuestion(
         subject=inputs.subject, suite=suite, rows=inputs.rows, reference=inputs.reference,
-        seed=inputs.seed, cache=Cache(), executor=get_executor(executor),
+        checkpoints=inputs.checkpoints, seed=inputs.seed, cache=Cache(), executor=get_executor(executor),
         step=step or _nothing_runs, folder=folder or _nothing_runs, report=report or (lambda text: None),
     )  # fmt: skip
 

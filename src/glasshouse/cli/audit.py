@@ -38,6 +38,10 @@ def audit(
         str | None,
         typer.Option(metavar="FILE", help="What to ask: prompts, questions with answers, pairs, chats."),
     ] = None,
+    checkpoints: Annotated[
+        str | None,
+        typer.Option(metavar="DIR", help="Its training run, with checkpoint-STEP folders: what was copied?"),
+    ] = None,
     out: Annotated[str, typer.Option(metavar="DIR", help="Where the report goes.")] = "glasshouse-report",
     fail_on: Annotated[
         str, typer.Option(metavar="SEVERITY", help="Exit 1 from: note, low, medium, high or critical.")
@@ -73,6 +77,7 @@ def audit(
     Examples:
       glasshouse audit
       glasshouse audit ./model --train-data rows.jsonl --out report
+      glasshouse audit ./model --train-data rows.jsonl --checkpoints ./run
       glasshouse audit ./model --reference ./base --fail-on high
       glasshouse audit ./model --baseline last/findings.json
       glasshouse audit inspect:openai/gpt-4o --suite suite.json --max-calls 3000
@@ -93,7 +98,7 @@ def audit(
     result = run_audit(
         subject, train_data=train_data, reference=reference, suite=suite, out=out, fail_on=fail_on,
         baseline=baseline, dry_run=dry_run, seed=seed, device=device, dtype=dtype, executor=executor,
-        max_calls=math.inf if yes and max_calls is None else max_calls,
+        max_calls=math.inf if yes and max_calls is None else max_calls, checkpoints=checkpoints,
     )  # fmt: skip
     if card is not None and result.findings is not None:
         result = _with_card(result, out, card)

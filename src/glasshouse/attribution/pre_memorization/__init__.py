@@ -28,20 +28,19 @@ if TYPE_CHECKING:
         whole_reply,
     )
     from glasshouse.attribution.pre_memorization.calibration import Calibration, calibrate_threshold
-    from glasshouse.attribution.pre_memorization.checkpoints import find_checkpoints
     from glasshouse.attribution.pre_memorization.measure import (
         OVERLAP_THRESHOLD,
         as_rows,
         check_logppl,
         rouge_l,
     )
+    from glasshouse.attribution.pre_memorization.perturbation import Robustness, robustness
     from glasshouse.attribution.pre_memorization.prediction import (
         Prediction,
         predict_test,
         predicted_accuracy,
     )
     from glasshouse.attribution.pre_memorization.recorder import TrajectoryRecorder
-    from glasshouse.attribution.pre_memorization.robustness import Robustness, robustness
     from glasshouse.attribution.pre_memorization.trajectory import (
         Trajectory,
         load_trajectories,
@@ -52,11 +51,10 @@ _HOMES = {
     "accuracy": ("dataset_accuracy", "fragile_examples", "memorised", "notes", "pre_memorization"),
     "answers": ("Match", "answers_match", "final_answer", "whole_reply"),
     "calibration": ("Calibration", "calibrate_threshold"),
-    "checkpoints": ("find_checkpoints",),
     "measure": ("OVERLAP_THRESHOLD", "as_rows", "check_logppl", "rouge_l"),
     "prediction": ("Prediction", "predict_test", "predicted_accuracy"),
     "recorder": ("TrajectoryRecorder",),
-    "robustness": ("Robustness", "robustness"),
+    "perturbation": ("Robustness", "robustness"),
     "trajectory": ("Trajectory", "load_trajectories", "save_trajectories"),
 }
 
@@ -74,7 +72,6 @@ __all__ = [
     "check_logppl",
     "dataset_accuracy",
     "final_answer",
-    "find_checkpoints",
     "fragile_examples",
     "load_trajectories",
     "memorised",

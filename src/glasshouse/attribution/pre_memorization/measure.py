@@ -114,10 +114,10 @@ def solution_logppl(subject: Any, rows: Sequence[Record], *, batch_tokens: int =
 
 def need_logprobs(subject: Any) -> None:
     """Raise AccessError unless the subject scores given texts."""
-    if "activations" not in subject.access:
+    if "logprobs" not in subject.access or subject.tokenizer is None:
         raise AccessError(
             f"{subject.name} does not give the log-probabilities of a given solution",
-            fix="open local weights, or use memorised_by='overlap', which looks for copied solutions",
+            fix="open its weights, or use memorised_by='overlap', which looks for copied solutions",
         )
 
 

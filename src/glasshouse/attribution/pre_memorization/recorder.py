@@ -17,12 +17,12 @@ import numpy as np
 
 from glasshouse.attribution.pre_memorization import measure
 from glasshouse.attribution.pre_memorization.answers import Matcher, answers_match
-from glasshouse.attribution.pre_memorization.checkpoints import find_checkpoints
 from glasshouse.attribution.pre_memorization.trajectory import Array, Trajectory
 from glasshouse.corpora.rows import Record
 from glasshouse.runtime import files
 from glasshouse.runtime.errors import InputError, StaleError
 from glasshouse.runtime.seeds import derive, rng
+from glasshouse.training.run_folders import find_checkpoints
 
 By = Literal["perplexity", "overlap"]
 
@@ -284,17 +284,18 @@ def _sources(checkpoints: Any, steps: Sequence[int] | None) -> tuple[list[Any], 
 
 
 def _one_vocabulary(sources: Sequence[Any]) -> None:
-    """Subjects in memory are compared at once; folders are compared by their configs."""
-    sizes = {}
+    """Checkpoints of one run share a vocabulary: asked of subjects in memory and of folders' configs."""
+    sizes = []
     for source in sources:
-        if hasattr(source, "vocab_size"):
-            sizes[repr(source)] = (source.architecture, source.vocab_size, source.n_layers, source.d_model)
-        elif isinstance(source, str | Path) and (Path(source) / "config.json").is_file():
-            config = cast("dict[str, Any]", files.read_json(Path(source) / "config.json"))
-            sizes[str(source)] = tuple(config.get(k) for k in ("architectures", "vocab_size"))
-    if len({str(value) for value in sizes.values()}) > 1:
+        config = Path(source) / "config.json" if isinstance(source, str | Path) else None
+        if config is None:
+            sizes.append(getattr(source, "vocab_size", None))
+        elif config.is_file():
+            sizes.append(cast("dict[str, Any]", files.read_json(config)).get("vocab_size"))
+    known = sorted({size for size in sizes if size is not None})
+    if len(known) > 1:
         raise InputError(
-            f"the checkpoints are models of different shapes: {', '.join(map(str, sizes.values()))}",
+            f"the checkpoints have vocabularies of {' and '.join(map(str, known))} tokens",
             fix="give the checkpoints of one run",
         )
 
