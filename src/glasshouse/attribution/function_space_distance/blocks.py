@@ -74,7 +74,9 @@ def mlp_blocks(parts: Parts) -> dict[str, MLPBlock]:
         if row.mlp == row.down_proj:
             up, act = find(block, "fc1"), find(block, "activation_fn")
             if up is None or act is None:
-                raise UnknownArchitecture(f"the MLP of {row.name!r} blocks is not known", fix="use a fallback")
+                raise UnknownArchitecture(
+                    f"the MLP of {row.name!r} blocks is not known", fix="use a fallback"
+                )
             mlp: nn.Module = _TwoLayers(up, act, parts.in_block(layer, row.down_proj))
         else:
             mlp = parts.in_block(layer, row.mlp)

@@ -80,9 +80,7 @@ def read_manifest(folder: Path, kind: str) -> dict[str, Any]:
     """The manifest of a folder that holds a `kind`; InputError for anything else."""
     path = folder / "manifest.json"
     if not path.exists():
-        raise InputError(
-            f"it holds no {kind}", where=str(folder), fix="give the folder that save() wrote"
-        )
+        raise InputError(f"it holds no {kind}", where=str(folder), fix="give the folder that save() wrote")
     try:
         manifest: dict[str, Any] = files.read_json(path)
         found = manifest["kind"]

@@ -25,11 +25,13 @@ Gates = Mapping[str, Mapping[str, Tensor]]
 """Per gated step: `mu` [K, k] (ReLU), `route` [K, k_out, places] (max-pool), or the gains of `smooth_stats`."""
 Shapes = Mapping[str, Sequence[int]]
 Watch = Callable[[Node, list[Tensor]], None]
+Probe = Callable[[Node, Tensor, Tensor], Tensor]
+"""Sees the input and output of every step with weights, and returns the output to go on with."""
 
 
 def run(
     nodes: Sequence[Node], weights: Mapping[str, Affine], x: Tensor, shapes: dict[str, Sequence[int]],
-    watch: Watch | None = None,
+    watch: Watch | None = None, probe: Probe | None = None,
 ) -> Tensor:  # fmt: skip
     """The output [n, k] on inputs x [n, ...]; fills `shapes`, and shows `watch` what each gate reads."""
     values: dict[str, Tensor] = {}
@@ -41,7 +43,8 @@ def run(
         parents = [values[p] for p in node.parents]
         if watch is not None and node.kind in GATES:
             watch(node, parents)
-        values[node.name] = _step(node, parents, weights, shapes)
+        out = _step(node, parents, weights, shapes)
+        values[node.name] = probe(node, parents[0], out) if probe and node.kind in AFFINE else out
     return values[nodes[-1].name]
 
 
@@ -87,9 +90,7 @@ def out_shape(node: Node, A: Tensor | None, shape: Sequence[int], width: int) ->
 def pool_shape(node: Node, shape: Sequence[int]) -> tuple[int, ...]:
     """The shape behind a max-pool."""
     o = node.options
-    sizes = (
-        (shape[k + 1] + 2 * o["padding"][k] - o["kernel"][k]) // o["stride"][k] + 1 for k in range(2)
-    )
+    sizes = ((shape[k + 1] + 2 * o["padding"][k] - o["kernel"][k]) // o["stride"][k] + 1 for k in range(2))
     return (shape[0], *sizes)
 
 
@@ -196,7 +197,7 @@ class Pairing:
 
 def run_pair(
     nodes: Sequence[Node], base: Mapping[str, Affine], moved: Mapping[str, Affine], x: Tensor, shapes: Shapes,
-    pairing: Pairing,
+    pairing: Pairing, probe: Probe | None = None,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     """Outputs of the reference [n, k] and their change [n, k], gates shared by both networks."""
     values: dict[str, tuple[Tensor, Tensor]] = {}
@@ -212,7 +213,8 @@ def run_pair(
             after = shapes[node.name]
             bias0, bias1 = bias_of(node, b0, after), bias_of(node, b1, after)
             change = apply(node, A1 - A0, a, shape) + apply(node, A1, d, shape) + (bias1 - bias0)
-            values[node.name] = apply(node, A0, a, shape) + bias0, change
+            out = apply(node, A0, a, shape) + bias0
+            values[node.name] = (probe(node, a, out) if probe else out), change
         elif node.kind in FIXED:
             values[node.name] = apply(node, None, a, shape), apply(node, None, d, shape)
         elif node.kind in ALIAS:

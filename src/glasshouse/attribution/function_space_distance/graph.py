@@ -75,7 +75,9 @@ class Graph:
         if float(found.detach()) < 0:
             found = self._deterministic(tensors, torch.float64, tangent)
         if not bool(torch.isfinite(found)):
-            raise NumericalError("the distance is not finite", fix="look for NaN in the other model's weights")
+            raise NumericalError(
+                "the distance is not finite", fix="look for NaN in the other model's weights"
+            )
         return found
 
     def _deterministic(
@@ -139,14 +141,19 @@ class Graph:
         self, tensors: Mapping[str, Tensor], *, n: int, seed: int, drawn: bool
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Outputs of the reference [n, C], their changes [n, C] and the weights [n] of sampled inputs."""
-        x, classes = self.moments.sample(n, seed)
+        x, pairing, weights = self.draws(n, seed, drawn)
         base, moved = self.pair(tensors, x.dtype)
-        shape = self.shapes[self.nodes[0].name]
+        f0, change = run_pair(self.nodes, base, moved, x, self.shapes, pairing)
+        return f0, change, weights
+
+    def draws(self, n: int, seed: int, drawn: bool) -> tuple[Tensor, Pairing, Tensor]:
+        """Sampled inputs [n, ...], how their gates act, and their weights [n]."""
+        x, classes = self.moments.sample(n, seed)
         generator = torch_generator(seed, "gates") if drawn else None
         pairing = Pairing(self.gates, self.centres() if drawn else {}, classes, generator)
-        f0, change = run_pair(self.nodes, base, moved, x.reshape(len(x), *shape), self.shapes, pairing)
         sizes = torch.bincount(classes, minlength=len(self.moments)).to(x)
-        return f0, change, (self.moments.weights.to(x) / sizes)[classes]
+        weights = (self.moments.weights.to(x) / sizes)[classes]
+        return x.reshape(len(x), *self.shapes[self.nodes[0].name]), pairing, weights
 
     def centres(self) -> dict[str, Tensor]:
         """Mean pre-activations [K, k] that smooth gains turn around; nothing for ReLU networks."""

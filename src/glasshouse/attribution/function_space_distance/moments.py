@@ -190,7 +190,9 @@ class MomentSum:
         return mean, *_split(x.square().sum(0), values[keep], vectors)
 
 
-def summarise(sums: Sequence[MomentSum], names: Sequence[int], cov: Covariance) -> tuple[InputMoments, list[str]]:
+def summarise(
+    sums: Sequence[MomentSum], names: Sequence[int], cov: Covariance
+) -> tuple[InputMoments, list[str]]:
     """Moments of the classes, and notes on what was stored otherwise than asked."""
     width, notes = sums[0].width, []
     if cov == "full" and width > WIDEST:

@@ -18,9 +18,7 @@ def gate_flips(graph: Graph, tensors: Mapping[str, Tensor], inputs: Tensor) -> d
     base, moved = graph.pair(tensors, torch.float32)
     with torch.no_grad():
         before, after = (_gates(graph, weights, inputs) for weights in (base, moved))
-    return {
-        name: bootstrap((before[name] != after[name]).double().mean(1).cpu().numpy()) for name in before
-    }
+    return {name: bootstrap((before[name] != after[name]).double().mean(1).cpu().numpy()) for name in before}
 
 
 def _gates(graph: Graph, weights: Mapping, inputs: Tensor) -> dict[str, Tensor]:

@@ -6,6 +6,7 @@ streams. Values are flat: a step maps rows [..., k_in] to [..., k_out]; the shap
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -92,7 +93,7 @@ def apply(node: Node, A: Tensor | None, x: Tensor, shape: Sequence[int]) -> Tens
         found = F.conv2d(images, A, None, o["stride"], o["padding"], o["dilation"], o["groups"])
     else:
         found = F.avg_pool2d(images, o["kernel"] or shape[-2:], o["stride"] or None, o["padding"])
-    return found.reshape(*x.shape[:-1], -1)
+    return found.reshape(*x.shape[:-1], math.prod(found.shape[1:]))
 
 
 def bias_of(node: Node, b: Tensor | None, shape: Sequence[int]) -> Tensor | float:
@@ -187,7 +188,9 @@ class _Reader:
         if node.op == "placeholder":
             if any(n.op == "placeholder" for n in _before(node)):
                 if node.users:
-                    raise InputError(f"it reads a second input {node.name!r}", fix="give a model of one input")
+                    raise InputError(
+                        f"it reads a second input {node.name!r}", fix="give a model of one input"
+                    )
                 return None
             return Node(node.name, "input", ())
         if node.op == "output":

@@ -190,9 +190,7 @@ class Joint:
         self.md[v] = _sum(*(_times(m, self.md[p]) for m, p in zip(means, parents, strict=True)))
         for w in self.live:
             self.blocks[v, w] = self._gained(means, [self.block(p, w) for p in parents], ("g", v, w))
-        rows = [
-            self._gained(means, [self.block(p, q) for p in parents], ("g", v, q)).mT for q in parents
-        ]
+        rows = [self._gained(means, [self.block(p, q) for p in parents], ("g", v, q)).mT for q in parents]
         own = self._gained(means, rows, ("gg", v))
         for i, p in enumerate(parents):
             for j, q in enumerate(parents):
@@ -224,7 +222,9 @@ class Joint:
         """Rows times their mean gains, added over the inputs of the gate."""
 
         def part(name: str) -> Tensor | None:
-            return _sum(*(_times(m.unsqueeze(-1), getattr(r, name)) for m, r in zip(means, rows, strict=True)))
+            return _sum(
+                *(_times(m.unsqueeze(-1), getattr(r, name)) for m, r in zip(means, rows, strict=True))
+            )
 
         aa = self._once((*key, "aa"), lambda: part("aa"))
         return Block(aa, part("ad"), part("da"), part("dd"))
@@ -333,9 +333,10 @@ class Joint:
         """Mean change and trace of its covariance; of a last affine map without its k_out^2 covariances."""
         tail = self._tail
         if not end:
-            md, b = self.md[tail.name], self.block(tail.name, tail.name)
+            v = self.nodes[-1].name
+            md, b = self.md[v], self.block(v, v)
             trace = None if b.dd is None else b.dd.diagonal(dim1=-2, dim2=-1).sum(-1)
-            return _dense(md, self.ma[tail.name]), _dense(trace, self.ma[tail.name][:, 0])
+            return _dense(md, self.ma[v]), _dense(trace, self.ma[v][:, 0])
         (p,) = tail.parents
         A0, A1, dA = self._maps(tail)
         after = self.shapes[end]

@@ -162,12 +162,16 @@ class FSDSketch:
         dtype = next(model.parameters()).dtype
         theirs = model(rows.to(dtype)).float().flatten(1)
         if theirs.shape != mine.shape:
-            raise InputError(f"its output {tuple(theirs.shape)} is not one row per input", fix="return [N, C]")
+            raise InputError(
+                f"its output {tuple(theirs.shape)} is not one row per input", fix="return [N, C]"
+            )
         self._check_close(theirs, mine, dtype, type(model).__name__)
 
     def _check_close(self, theirs: Tensor, mine: Tensor, dtype: torch.dtype, where: str) -> None:
         if not bool(torch.isfinite(theirs).all()):
-            raise NumericalError("the model's values are NaN or infinite", where=where, fix="repair its weights")
+            raise NumericalError(
+                "the model's values are NaN or infinite", where=where, fix="repair its weights"
+            )
         error = float((theirs - mine).abs().max())
         allowed = 200 * torch.finfo(dtype).eps * float(theirs.abs().max().clamp_min(1e-6))
         if error > allowed:
@@ -342,7 +346,14 @@ class FSDSketch:
         at_least_one("n", n)
 
     def _one(
-        self, graph: Graph, tensors: Mapping[str, Tensor], method: str, rho: Rho, n: int, seed: int, variant: str
+        self,
+        graph: Graph,
+        tensors: Mapping[str, Tensor],
+        method: str,
+        rho: Rho,
+        n: int,
+        seed: int,
+        variant: str,
     ) -> Tensor:
         if variant == "reference":
             return reference_distance(graph, tensors)
@@ -437,10 +448,13 @@ def _start(nodes: tuple[Node, ...], tensors: Mapping[str, Tensor]) -> dict[str, 
 def _swaps(graph: Graph, tensors: Mapping[str, Tensor]) -> Iterator[tuple[str, dict[str, Tensor]]]:
     """The reference with one layer at a time taken from the other network."""
     for layer in graph.layers():
-        yield layer, {
-            name: tensors[name] if name.rpartition(".")[0] == layer else value
-            for name, value in graph.start.items()
-        }
+        yield (
+            layer,
+            {
+                name: tensors[name] if name.rpartition(".")[0] == layer else value
+                for name, value in graph.start.items()
+            },
+        )
 
 
 def _batches(x: Tensor, classes: Tensor, size: int) -> Iterator[Tensor]:
