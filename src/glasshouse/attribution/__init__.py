@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from glasshouse.attribution.bm25 import bm25_filter, bm25_scores
     from glasshouse.attribution.checkpoints import Checkpoint, read_run
     from glasshouse.attribution.ekfac import EKFAC, canary_search
+    from glasshouse.attribution.logra import GradientLog, LoGra, load_log, patch_trainer
     from glasshouse.attribution.scores import ScoreTable
     from glasshouse.attribution.similarity import RepresentationSimilarity
     from glasshouse.attribution.text_similarity import BM25, EmbeddingSimilarity
@@ -27,6 +28,8 @@ _HOME = {
     "Checkpoint": "checkpoints",
     "EKFAC": "ekfac",
     "EmbeddingSimilarity": "text_similarity",
+    "GradientLog": "logra",
+    "LoGra": "logra",
     "RepresentationSimilarity": "similarity",
     "ScoreTable": "scores",
     "TRAK": "trak",
@@ -37,6 +40,8 @@ _HOME = {
     "bm25_filter": "bm25",
     "bm25_scores": "bm25",
     "canary_search": "ekfac",
+    "load_log": "logra",
+    "patch_trainer": "logra",
     "read_run": "checkpoints",
 }
 
@@ -45,6 +50,8 @@ __all__ = [
     "Checkpoint",
     "EKFAC",
     "EmbeddingSimilarity",
+    "GradientLog",
+    "LoGra",
     "RepresentationSimilarity",
     "ScoreTable",
     "TRAK",
@@ -55,6 +62,8 @@ __all__ = [
     "bm25_filter",
     "bm25_scores",
     "canary_search",
+    "load_log",
+    "patch_trainer",
     "read_run",
 ]
 
