@@ -52,7 +52,7 @@ def recorded(layer, x, mask, *, branch: bool, monkeypatch):
 @pytest.mark.parametrize("T", [1, 7])
 @pytest.mark.parametrize("padded", [False, True])
 def test_hook_branch_and_dense_projection_agree(T: int, padded: bool, monkeypatch) -> None:
-    """[logra/t1] P_o G P_i^T from hooks, as dL/dB of the branch, and computed densely from autograd's own G."""
+    """[logra/t1] P_o G P_i^T from hooks, as dL/dB of the branch, and densely from autograd's own G."""
     for kind, layer, x in layers(T):
         if padded and (kind == "conv2d" or T == 1):
             continue

@@ -126,7 +126,9 @@ class GradientLog(FinishedLog):
         return self
 
     def detach(self) -> None:
-        """Take the hooks off; the model is as before `attach`."""
+        """Take the hooks off; the model is as before `attach`. The log belongs to its weights as of now."""
+        if self._taps:
+            self._last_hash = guards.model_hash(self._subject)
         for tap in self._taps:
             tap.remove()
         for handle in self._handles:
@@ -139,8 +141,6 @@ class GradientLog(FinishedLog):
         return self
 
     def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
-        if self._taps:
-            self._last_hash = guards.model_hash(self._subject)
         self.detach()
 
     @contextmanager
@@ -188,8 +188,6 @@ class GradientLog(FinishedLog):
             return self
         if not hasattr(self, "_names"):
             raise InputError("nothing was recorded", where="GradientLog", fix="attach() and record() first")
-        if self._taps:
-            self._last_hash = guards.model_hash(self._subject)
         self.detach()
         self._flush()
         if not self._parts:

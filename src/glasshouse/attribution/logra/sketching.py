@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -81,15 +81,12 @@ def log_shard(job: Job, recipe: Recipe, piece: Piece) -> Tensors:
     }
     grams: Tensors = {}
     noted = Noted(job.loss)
-    for step, block in _walk(
-        replace(job, loss=noted),
-        recipe.projections,
-        recipe.layout,
-        indices,
-        grams if recipe.covariance else None,
-    ):
+    summed = grams if recipe.covariance else None
+    walk = _walk(replace(job, loss=noted), recipe.projections, recipe.layout, indices, summed)
+    for step, block in walk:
         where, names = _places(step, start, recipe.layout.unit)
         if not bool(torch.isfinite(block.sum())) and not bool(torch.isfinite(block).all()):
+            walk.close()  # the model is free for the pass that names the culprit
             guards.locate_nan(job, indices)
         check_overflow(block, names, recipe.layout, recipe.dtype, recipe.scaling)
         stored[where], found["exponents"][where] = pack(block, recipe.dtype, recipe.scaling)
@@ -125,7 +122,7 @@ def add_grams(grams: Tensors, block: Block, half: Pair, tokens: float) -> None:
 
 def _walk(
     job: Job, projections: Projections, layout: Layout, indices: Sequence[int], grams: Tensors | None = None
-) -> Iterator[tuple[Step, Tensor]]:
+) -> Generator[tuple[Step, Tensor], None, None]:
     """Each backward pass with its lines: [rows, width] for sketches, [tokens, stored] for halves."""
     device = next(job.model.parameters()).device
     placed: dict[str, Projection] = {name: p.to(device) for name, p in projections.items()}
