@@ -105,10 +105,11 @@ def metric_factors(
         total[f"S/{name}"] *= torch.outer(left, left)
     with fit.clock("eigen"):
         plain = fitting.bases(total, names, "ekfac", fit.basis)
-    scaled = {
-        name: Factor(name, None, roots[name][1][:, None] * f.Qa, roots[name][0][:, None] * f.Qs)
-        for name, f in plain.items()
-    }
+    scaled = {}
+    for name, f in plain.items():
+        assert f.Qa is not None and f.Qs is not None
+        left, right = roots[name]
+        scaled[name] = Factor(name, None, right[:, None] * f.Qa, left[:, None] * f.Qs)
     return _refitted(fit, scaled)
 
 
@@ -119,7 +120,7 @@ def mean_step_sizes(
     total: Tensors = {}
     for k in members:
         for name, P in step_sizes(checkpoints[k], model, names).items():
-            total[name] = P / len(members) + (total[name] if name in total else 0)
+            total[name] = P / len(members) + total.get(name, 0)
     return total
 
 
@@ -129,20 +130,22 @@ def roots_of(P: Tensors) -> dict[str, tuple[Tensor, Tensor]]:
 
 
 def _refitted(fit: SegmentFit, factors: dict[str, Factor]) -> dict[str, Factor]:
-    share, total = 1 / len(fit.jobs), {}
+    share: float = 1 / len(fit.jobs)
+    total: Tensors = {}
     for k, job in fit.jobs.items():
         with fit.clock("lambda"):
             mapper = fit.working.at(k, fit.mapper)
             found = fitting.corrected(job, factors, fit.shards, mapper, fit.stores[k])
         for name, factor in found.items():
             assert factor.Lambda is not None
-            total[name] = factor.Lambda * share + (total[name] if name in total else 0)
+            total[name] = factor.Lambda * share + total.get(name, 0)
     return {n: replace(f, Lambda=total[n]) for n, f in factors.items()}
 
 
 @contextmanager
 def added(seconds: dict[str, float], stage: str) -> Iterator[None]:
     """Add this process's CPU seconds of the block to those of the stage."""
-    with fitting.clocked(found := {}, stage):
+    found: dict[str, float] = {}
+    with fitting.clocked(found, stage):
         yield
     seconds[stage] = seconds.get(stage, 0.0) + found[stage]

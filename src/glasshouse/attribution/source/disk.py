@@ -115,7 +115,7 @@ def check_numbers(method: SOURCE) -> None:
         if beta and method.c is not None:
             raise InputError("c holds the momentum already", where="c", fix="give c, or momentum and rates")
     scale, clip = method.loss_scale, method.max_grad_norm
-    if scale != "auto" and (isinstance(scale, str) or not 0 < scale < float("inf")):
+    if scale != "auto" and not (isinstance(scale, int | float) and 0 < scale < float("inf")):
         raise InputError(f"loss_scale is {scale!r}", fix='use "auto" or a positive number')
     if clip is not None and not clip > 0:
         raise InputError(f"max_grad_norm is {clip}", fix="use a positive number, or None for no clipping")

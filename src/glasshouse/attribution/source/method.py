@@ -19,7 +19,7 @@ from glasshouse.attribution.checkpoints import Checkpoint, TrainingRun
 from glasshouse.attribution.objectives import Measurement, Objective
 from glasshouse.attribution.scores import ScoreTable
 from glasshouse.attribution.source import asking as passes
-from glasshouse.attribution.source import curvature, disk
+from glasshouse.attribution.source import curvature, disk, report
 from glasshouse.attribution.source.asking import Pass
 from glasshouse.attribution.source.curvature import SegmentFit, Working
 from glasshouse.attribution.source.notes import training_notes, unstable
@@ -67,9 +67,9 @@ class SOURCE(GradientMethod):
     were clipped, to be noted; `label_mode`, `factor_examples`, `query_rank`, `svd`, `modules`, `seed`,
     batches, `shards` and `force_bf16` as in `EKFAC`.
 
-    Learned: `segments_`, `spectra_` (per segment, by module), `stages_` (rows by stage), `scales_` (by stage),
-    `notes_` (what weakens the approximation on this run), and what every method binds; `seconds_`, CPU
-    seconds of this process in covariance, eigen, lambda and scores.
+    Learned: `segments_`, `spectra_` (per segment, by module), `stages_` (rows by stage), `scales_` (by
+    stage), `notes_` (what weakens the approximation on this run), and what every method binds; `seconds_`,
+    CPU seconds of this process in covariance, eigen, lambda and scores.
 
     >>> from torch import nn
     >>> X, y = torch.randn(8, 3), torch.tensor([0, 1] * 4)
@@ -278,53 +278,19 @@ class SOURCE(GradientMethod):
         """One line a segment: stage, steps, checkpoints, rate sum, c, and after `fit` the effective rank.
 
         The effective rank is `sum (1 - exp(-c s))` over eigenvalues s: directions along which the segment
-        converged, out of `directions`. With `per_module` one line a segment and module. Needs `bind` or `fit`.
+        converged, out of `directions`. With `per_module` one line a segment and module. Needs `bind`.
         """
-        import pandas as pd
-
         self._check_bound()
-        lines = []
-        points = list(self.checkpoints)
-        for i, segment in enumerate(self.segments_):
-            at = ", ".join(str(points[k].step) for k in segment.checkpoints)
-            line = {
-                "segment": i, "stage": segment.stage, "first_step": segment.first, "last_step": segment.last,
-                "checkpoints": at, "rate_sum": segment.rate_sum, "c": segment.c,
-            }  # fmt: skip
-            spectra = self.spectra_[i] if hasattr(self, "spectra_") else {}
-            ranks = {name: spectrum.effective_rank() for name, spectrum in spectra.items()}
-            sizes = {m.name: m.out_features * m.in_features for m in self.tracked_}
-            if per_module:
-                lines += [
-                    {**line, "module": n, "effective_rank": ranks.get(n), "directions": sizes[n]}
-                    for n in self.names_
-                ]
-                continue
-            total = sum(ranks.values()) if ranks else None
-            lines.append({**line, "effective_rank": total, "directions": sum(sizes.values())})
-        return pd.DataFrame(lines)
+        return report.schedule(self, per_module=per_module)
 
     def cost(self, queries: int, train: Any = None) -> dict[str, float]:
         """FLOPs of each stage and bytes, before anything runs; `train` replaces the rows of every stage.
 
         C times EK-FAC's passes, one eigenproblem a segment, and the factors of all segments.
         """
-        from glasshouse.attribution.ekfac.cost import cost
-
         self._check_bound()
-        shapes = [(m.out_features, m.in_features) for m in self.tracked_]
         other = None if train is None else as_units(train, tokenizer=self._tokenizer)
-        total: dict[str, float] = {}
-        for segment in self.segments_:
-            rows = self.stages_[segment.stage] if other is None else other
-            one = cost(shapes, rows.sizes, queries, rank=self.query_rank)
-            C = len(segment.checkpoints)
-            for key, value in one.items():
-                times = C if key in ("covariance", "lambda", "scores") else 1
-                total[key] = total.get(key, 0.0) + times * value
-        total["query_bytes"] /= len(self.segments_)  # one segment's queries at a time
-        weights = sum(p.numel() * p.element_size() for p in self.model_.parameters())
-        return total | {"checkpoint_bytes": float(len(list(self.checkpoints)) * weights)}
+        return report.cost(self, queries, other)
 
     # ── disk ─────────────────────────────────────────────────────────────────
 
@@ -384,7 +350,8 @@ class SOURCE(GradientMethod):
         if set(data) != set(names):
             raise InputError(
                 f"data for the stages {', '.join(map(repr, data))}, checkpoints of "
-                f"{', '.join(map(repr, names))}", where="train_data", fix="give {stage: rows}, every stage once",
+                f"{', '.join(map(repr, names))}",
+                where="train_data", fix="give {stage: rows}, every stage once",
             )  # fmt: skip
         _, tokenizer = guards.unwrap(subject)
         self.stages_ = {name: as_units(data[name], tokenizer=tokenizer) for name in names}

@@ -35,7 +35,10 @@ def holds_second_moments(checkpoint: Checkpoint) -> bool:
 
 
 def step_sizes(checkpoint: Checkpoint, model: nn.Module, names: Sequence[str]) -> dict[str, Tensor]:
-    """P [out, in(+1)] of each module in `names` at one checkpoint.
+    """P [out, in(+1)] of each module in `names` at one checkpoint; 0 for weights that do not learn.
+
+    Those are weights whose gradients stay below Adam's eps (the bias of attention keys, dead inputs): their
+    1 / eps would make rounding noise the largest curvature of the model.
 
     Raises InputError where the state is missing, is not Adam's, or cannot be matched with the parameters.
     """
@@ -46,7 +49,8 @@ def step_sizes(checkpoint: Checkpoint, model: nn.Module, names: Sequence[str]) -
         parts = [sizes.get(f"{name}.{key}" if name else key) for key in ("weight", "bias")]
         if parts[0] is None or (parts[1] is None and getattr(module, "bias", None) is not None):
             raise InputError(
-                f"it holds no second moments of module {name!r}", where=f"optimiser state of {checkpoint.name}",
+                f"it holds no second moments of module {name!r}",
+                where=f"optimiser state of {checkpoint.name}",
                 fix="leave the module out (modules=...), or train with SourceCheckpoints",
             )  # fmt: skip
         found[name] = as_matrix(module, parts[0].float(), None if parts[1] is None else parts[1].float())
@@ -69,7 +73,7 @@ def second_moments(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[s
 
 
 def _by_parameter(checkpoint: Checkpoint, model: nn.Module) -> dict[str, Tensor]:
-    """`1 / (sqrt(v) + eps)` by parameter name."""
+    """`1 / (sqrt(v) + eps)` by parameter name, 0 where `sqrt(v) <= eps`."""
     state, where = checkpoint.optimizer_state, f"optimiser state of {checkpoint.name}"
     if state is None:
         raise InputError(
@@ -111,7 +115,7 @@ def _stored(state: Path | str | Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def _corrected(entry: Mapping[str, Any], group: Mapping[str, Any]) -> Tensor:
-    """v over `1 - beta2^t`."""
+    """V over `1 - beta2^t`."""
     t, (_, beta2) = float(entry["step"]), group["betas"]
     return entry[MOMENT].detach().float().cpu() / (1 - beta2**t)
 
@@ -161,4 +165,5 @@ def _inverted(moments: Mapping[str, Tensor], eps: Mapping[str, float], where: st
     for name, v in moments.items():
         if not bool((v >= 0).all()):
             raise InputError(f"second moments of {name!r} are negative or NaN", where=where)
-    return {name: 1 / (v.float().sqrt() + eps[name]) for name, v in moments.items()}
+    roots = {name: v.float().sqrt() for name, v in moments.items()}
+    return {name: torch.where(r > eps[name], 1 / (r + eps[name]), 0.0) for name, r in roots.items()}

@@ -68,8 +68,8 @@ def _clipping(checkpoints: Any, stated: float | None) -> str | None:
     if not above:
         return None
     return (
-        f"{above} of {len(norms)} logged gradient norms are above {TRAINER_CLIPS_AT:g}, where a Trainer clips "
-        "unless told otherwise: clipped steps were shorter than their learning rate"
+        f"{above} of {len(norms)} logged gradient norms are above {TRAINER_CLIPS_AT:g}, where a Trainer "
+        "clips unless told otherwise: clipped steps were shorter than their learning rate"
     )
 
 

@@ -122,7 +122,8 @@ def _equal_ends(points: list[Checkpoint], count: int, end: int) -> list[int]:
             f"{total} checkpoints cannot be shared by {count} segments", where="segments",
             fix=f"use {_divisors(total)} segments, or give last steps such as {_suggested(points, count)}",
         )  # fmt: skip
-    each, ends, start = total // count, [], 0
+    each, start = total // count, 0
+    ends: list[int] = []
     for stage in stages_of(points):
         steps = [p.step for p in points if p.stage == stage]
         if len(steps) % each:
@@ -216,7 +217,7 @@ def _lengths(
     stages: list[str],
     momentum: float | Mapping[str, float],
 ) -> list[float]:
-    """c of each segment: given, or its rates times 1 / (1 - beta), heavy ball's terminal velocity."""
+    """C of each segment: given, or its rates times 1 / (1 - beta), heavy ball's terminal velocity."""
     if c is not None:
         found = [float(x) for x in c]
         if len(found) != len(sums) or not all(0 <= x < float("inf") for x in found):

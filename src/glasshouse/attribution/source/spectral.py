@@ -12,7 +12,7 @@ With `c` the sum of learning rates of the segment and s an eigenvalue of the tra
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -83,8 +83,8 @@ class FactoredSpectrum(Spectrum):
     `P^(1/2)` times M's eigenvectors.
     """
 
-    left: Tensor = torch.ones(0)
-    right: Tensor = torch.ones(0)
+    left: Tensor = field(default_factory=lambda: torch.ones(0))
+    right: Tensor = field(default_factory=lambda: torch.ones(0))
 
     def back(self, V: Tensor) -> Tensor:
         """`exp(-c (H P + decay)) V = P^(-1/2) exp(-c (M + decay)) P^(1/2) V`."""
@@ -105,7 +105,7 @@ class HybridSpectrum(Spectrum):
     The inverse part is not bounded by the length of training, so it needs the `damping` of EK-FAC.
     """
 
-    P: Tensor = torch.ones(0)
+    P: Tensor = field(default_factory=lambda: torch.ones(0))
     damping: float | str = "auto"
 
     @property
@@ -122,7 +122,8 @@ class HybridSpectrum(Spectrum):
         assert self.factor.Lambda is not None
         s = self.factor.Lambda * self.scale
         added = self.factor.damping(self.damping) * (self.scale if self.damping == "auto" else 1.0)
-        added += self.decay * float((1 / self.P.double()).mean())
+        moving = self.P[self.P > 0]
+        added += self.decay * (float((1 / moving.double()).mean()) if len(moving) else 0.0)
         V = V * (1 - f_back(self.rates, self.c)).to(V.dtype)
         return self.factor.unrotate(self.factor.rotate(V) / (s + added))
 
@@ -146,10 +147,21 @@ def diagonal(factor: Factor) -> Tensor:
 
 
 def rank_one_root(P: Tensor) -> tuple[Tensor, Tensor]:
-    """`left` [out] and `right` [in] with `left right^T` nearest `P^(1/2)` in logarithms."""
-    logs = 0.5 * P.double().log()
-    left, right = logs.mean(1), logs.mean(0) - logs.mean()
-    return left.exp().float(), right.exp().float()
+    """`left` [out] and `right` [in] with `left right^T` near `P^(1/2)`: means of logarithms over P > 0.
+
+    Rows and columns without any P > 0 get the smallest positive one's share, which their zero gradients
+    leave without effect.
+    """
+    moving = P > 0
+    if not bool(moving.any()):
+        return torch.ones(len(P)), torch.ones(P.shape[1])
+    logs = torch.where(moving, 0.5 * P.double().clamp_min(1e-300).log(), 0.0)
+    mean = logs.sum() / moving.sum()
+    left, right = (
+        torch.where(moving.any(k), logs.sum(k) / moving.sum(k).clamp_min(1), logs[moving].min())
+        for k in (1, 0)
+    )
+    return left.exp().float(), (right - mean).exp().float()
 
 
 def rebuilt(
