@@ -242,7 +242,12 @@ def test_the_end_token_is_asked_for_only_where_it_was_said(subject, tmp_path, qu
         ({"factor_rows": 0}, "--factor-rows"),
         ({"modules": ("nowhere.*",)}, "nowhere"),
         ({"method": "bm25", "damping": 0.1}, "--damping"),
-        ({"method": "bm25", "query_agg": "mean"}, "--query-agg"),
+        ({"method": "bm25", "query_agg": "unit_mean"}, "--query-agg"),
+        ({"method": "trak", "row_norm": "grad"}, "--row-norm"),
+        ({"method": "logra", "row_norm": "grad"}, "--row-norm"),
+        ({"method": "ekfac", "rank": 8}, "--rank"),
+        ({"method": "tracin"}, "--checkpoints"),
+        ({"method": "source", "checkpoints": "nowhere"}, "nowhere"),
     ],
 )
 def test_bad_options_are_refused_before_a_run_exists(subject, rows, queries, options, says) -> None:

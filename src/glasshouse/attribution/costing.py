@@ -24,18 +24,19 @@ def expected_cost(prepared: Prepared) -> str:
     """A sentence: rows, tokens, operations, bytes, minutes on this machine."""
     n, method = len(prepared.queries), prepared.method
     rows, asked = f"{len(prepared.rows):,} rows", f"{n:,} {'query' if n == 1 else 'queries'}"
-    if method is None:
+    if prepared.options.method == "bm25":
         return f"{rows} x {asked} by shared words: no pass through the model"
     parts = method.cost(n)
-    lengths, scores = [len(row) for row in prepared.units], parts["scores"]
-    tokens = sum(lengths)
+    lengths = [1] * len(prepared.units) if prepared.options.door.texts else method.train_.sizes
+    tokens, scores = sum(lengths), parts["scores"]
     if prepared.scored is not None:
         scores *= sum(lengths[i] for i in prepared.scored) / tokens
     flops = sum(parts.get(stage, 0.0) * _share(prepared, stage) for stage in FITTING) + scores
     kept = [f"{_scale(parts[key])}B of {name}" for key, name in _KEPT.items() if parts.get(key)]
+    counted = "" if prepared.options.door.texts else f" ({tokens:,} tokens)"
     layers = f", layers: {len(method.names_)}" if hasattr(method, "names_") else ""
     return (
-        f"{rows} ({tokens:,} tokens) x {asked}{layers}; {', '.join([f'{_scale(flops)}FLOP', *kept])}, "
+        f"{rows}{counted} x {asked}{layers}; {', '.join([f'{_scale(flops)}FLOP', *kept])}, "
         f"about {_duration(flops / (GEMM_SHARE * _rate(str(prepared.subject.device))))} on this machine"
     )
 

@@ -26,18 +26,19 @@ RUN = frozenset({"checkpoints"})
 class Door:
     """A method as `trace` offers it.
 
-    `home`: "module:Class" (empty: nothing to fit); `about`: a few words; `uses`: the trace options it
-    understands; `arguments`: what its constructor is given; `norms`: its choices of `row_norm`, the first
-    of them for conversations and the second for texts where nothing is chosen; `gradients`: whether it needs
-    them.
+    `about`: a few words; `home`: "module:Class"; `uses`: the trace options it understands; `arguments`: what
+    its constructor is given; `norms`: its choices of `row_norm`, the first of them for conversations and the
+    second for texts where nothing is chosen; `gradients`: whether it needs them; `texts`: whether it reads
+    rows as texts rather than as tokens.
     """
 
     about: str
-    home: str = ""
+    home: str
     uses: frozenset[str] = GRADIENTS
     arguments: Arguments = lambda options: {}
     norms: tuple[str, ...] = ("none", "none")
     gradients: bool = True
+    texts: bool = False
 
     def make(self, options: TraceOptions) -> Any:
         """The method, unfitted. Raises InputError for options that cannot work."""
@@ -138,12 +139,15 @@ DOORS: dict[str, Door] = {
     ),
     "representation": Door(
         "likeness of hidden states", "glasshouse.attribution.similarity:RepresentationSimilarity",
-        ALWAYS, lambda options: {}, gradients=False,
+        ALWAYS | {"query_agg"}, lambda options: {}, gradients=False,
     ),
     "embedding": Door(
-        "likeness of text embeddings", "glasshouse.attribution.similarity:EmbeddingSimilarity",
-        ALWAYS | {"encoder"}, _encoder, gradients=False,
+        "likeness of text embeddings", "glasshouse.attribution.text_similarity:EmbeddingSimilarity",
+        ALWAYS | {"encoder", "query_agg"}, _encoder, gradients=False, texts=True,
     ),
-    "bm25": Door("words in common", uses=ALWAYS, gradients=False),
+    "bm25": Door(
+        "words in common", "glasshouse.attribution.text_similarity:BM25",
+        ALWAYS | {"query_agg"}, lambda options: {}, gradients=False, texts=True,
+    ),
 }  # fmt: skip
 """Every method of `trace`, in the order of `--help`."""

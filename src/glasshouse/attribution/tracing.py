@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from glasshouse.attribution.scores import ScoreTable
     from glasshouse.attribution.store import Mapper
     from glasshouse.corpora.records import Records
-    from glasshouse.corpora.rows import TokenRow
+    from glasshouse.corpora.rows import Record, TokenRow
     from glasshouse.subjects import Subject
 
 Agg = Literal["each", "mean", "unit_mean"]
@@ -78,8 +78,8 @@ class Prepared:
     rows: Records
     queries: Records
     options: TraceOptions
-    wanted: list[TokenRow]
-    units: list[TokenRow]
+    wanted: list[TokenRow] | list[Record]
+    units: list[TokenRow] | list[Record]
     method: Any
     cut: tuple[str, ...] = ()
     unfinished: bool = False
@@ -87,7 +87,7 @@ class Prepared:
     pools: dict[str, str] = field(default_factory=dict)
 
     @property
-    def candidates(self) -> list[TokenRow] | None:
+    def candidates(self) -> list[Any] | None:
         """The rows to score, or None for all."""
         return None if self.scored is None else [self.units[i] for i in self.scored]
 
@@ -129,18 +129,12 @@ class Prepared:
         return {
             "subject": self.subject.hash, "device": str(self.subject.device),
             "rows": self.rows.sha256, "queries": self.queries.sha256,
-            "labels": files.sha256_json([row.labels for row in self.wanted]),
+            "labels": files.sha256_json([getattr(row, "labels", None) for row in self.wanted]),
             **asdict(self.options), "modules": list(self.options.modules),
             "versions": {name: version(name) for name in packages},
             "code": code_version(__name__),
-            **self._method_spec(),
+            "fit": self.method._manifest(),  # with the method's own code, which this module only names
         }  # fmt: skip
-
-    def _method_spec(self) -> dict[str, Any]:
-        """The method's code, which this module names only, and what it made of the options."""
-        if self.method is None:
-            return {}
-        return {"method_code": code_version(type(self.method).__module__), "made": self.method._options()}
 
 
 @dataclass(frozen=True)
@@ -171,6 +165,10 @@ def check_options(options: TraceOptions) -> None:
     given = [k for k, v in asdict(options).items() if v != getattr(plain, k)]
     if unused := [k for k in given if k not in chosen.uses]:
         raise InputError(f"{options.method} has no use for it", where=_flag(unused[0]), fix="leave it out")
+    if options.query_agg == "unit_mean" and not chosen.gradients:
+        raise InputError(
+            f"{options.method} compares and has no gradient to scale", where="--query-agg", fix="use mean"
+        )
     if options.row_norm != "auto" and options.row_norm not in chosen.norms:
         raise InputError(
             f"{options.method} has no row norm {options.row_norm!r}", where="--row-norm",
@@ -188,8 +186,9 @@ def prepare(
     """
     check_options(options)
     _check_queries(queries)
-    if not options.door.home:
-        return Prepared(subject, rows, queries, options, [], [], None)
+    if options.door.texts:
+        words = options.door.make(options).bind(subject, list(rows))
+        return Prepared(subject, rows, queries, options, list(queries), list(rows), words)
     if options.door.gradients and "gradients" not in subject.access:
         raise AccessError(
             f"{subject.name} gives no gradients", fix="open local weights, or use --method bm25"
@@ -249,18 +248,15 @@ def trace(
     """
     with Run.open(runs, "trace", prepared.spec()) as run:
         stored = run.finished
-        if prepared.method is None:
-            table, highlight = _bm25(prepared), None
-        else:
-            table, highlight = _influence(prepared, prepared.method, run, report, executor)
+        table, highlight = _scored(prepared, run, report, executor)
         run.finish()
     return Traced(table, prepared, highlight, stored)
 
 
-def _influence(
-    prepared: Prepared, method: Any, run: Run, report: Callable[[str], None], executor: str | Mapper | None
+def _scored(
+    prepared: Prepared, run: Run, report: Callable[[str], None], executor: str | Mapper | None
 ) -> tuple[ScoreTable, Callable[[int, str], np.ndarray] | None]:
-    options, candidates = prepared.options, prepared.candidates
+    options, method, candidates = prepared.options, prepared.method, prepared.candidates
     verb = "reading back" if run.finished else "fitting"
     fitted = min(len(prepared.rows), options.factor_rows if "factor_rows" in options.door.uses else 1 << 62)
     report(f"{verb} {options.method} on {fitted:,} rows")
@@ -335,21 +331,6 @@ def _pool(rows: Records, queries: Records, options: TraceOptions) -> tuple[list[
     drawn = rng(options.seed, "random pool").permutation(len(others))[: options.bm25_filter]
     kept = sorted(lexical | {others[k] for k in drawn})
     return kept, {rows[i].id: BY_WORDS if i in lexical else BY_CHANCE for i in kept}
-
-
-def _bm25(prepared: Prepared) -> ScoreTable:
-    from glasshouse.attribution.bm25 import bm25_scores
-    from glasshouse.attribution.scores import ScoreTable
-
-    queries, rows = prepared.queries, prepared.rows
-    scores = bm25_scores([q.plain for q in queries], [record.plain for record in rows])
-    meta = {
-        "strategy": "bm25",
-        "measurement": "shared words",
-        "convention": "higher = more shared rare words",
-    }
-    names = tuple(q.id for q in queries)
-    return ScoreTable(scores.astype(np.float32), names, tuple(record.id for record in rows), meta)
 
 
 def _choice(flag: str, value: object, allowed: Any) -> None:
