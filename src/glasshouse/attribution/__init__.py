@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from glasshouse.attribution.logra import GradientLog, LoGra, load_log, patch_trainer
     from glasshouse.attribution.scores import ScoreTable
     from glasshouse.attribution.similarity import RepresentationSimilarity
+    from glasshouse.attribution.source import SOURCE, SourceCheckpoints, recorded_run
     from glasshouse.attribution.text_similarity import BM25, EmbeddingSimilarity
     from glasshouse.attribution.tracin import TracIn
     from glasshouse.attribution.trak import TRAK
@@ -31,7 +32,9 @@ _HOME = {
     "GradientLog": "logra",
     "LoGra": "logra",
     "RepresentationSimilarity": "similarity",
+    "SOURCE": "source",
     "ScoreTable": "scores",
+    "SourceCheckpoints": "source",
     "TRAK": "trak",
     "TensorUnits": "units",
     "TokenUnits": "units",
@@ -43,6 +46,7 @@ _HOME = {
     "load_log": "logra",
     "patch_trainer": "logra",
     "read_run": "checkpoints",
+    "recorded_run": "source",
 }
 
 __all__ = [
@@ -53,7 +57,9 @@ __all__ = [
     "GradientLog",
     "LoGra",
     "RepresentationSimilarity",
+    "SOURCE",
     "ScoreTable",
+    "SourceCheckpoints",
     "TRAK",
     "TensorUnits",
     "TokenUnits",
@@ -65,6 +71,7 @@ __all__ = [
     "load_log",
     "patch_trainer",
     "read_run",
+    "recorded_run",
 ]
 
 __getattr__, __dir__ = lazy_names(__name__, _HOME)
