@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Generator, Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -82,16 +83,16 @@ def log_shard(job: Job, recipe: Recipe, piece: Piece) -> Tensors:
     grams: Tensors = {}
     noted = Noted(job.loss)
     summed = grams if recipe.covariance else None
-    walk = _walk(replace(job, loss=noted), recipe.projections, recipe.layout, indices, summed)
-    for step, block in walk:
-        where, names = _places(step, start, recipe.layout.unit)
-        if not bool(torch.isfinite(block.sum())) and not bool(torch.isfinite(block).all()):
-            walk.close()  # the model is free for the pass that names the culprit
-            guards.locate_nan(job, indices)
-        check_overflow(block, names, recipe.layout, recipe.dtype, recipe.scaling)
-        stored[where], found["exponents"][where] = pack(block, recipe.dtype, recipe.scaling)
-        if len(noted.last.shape) == 1:
-            found["loss"][torch.tensor([i - indices[0] for i in step.at])] = noted.last
+    with closing(_walk(replace(job, loss=noted), recipe.projections, recipe.layout, indices, summed)) as walk:
+        for step, block in walk:
+            where, names = _places(step, start, recipe.layout.unit)
+            if not bool(torch.isfinite(block.sum())) and not bool(torch.isfinite(block).all()):
+                walk.close()  # the model is free for the pass that names the culprit
+                guards.locate_nan(job, indices)
+            check_overflow(block, names, recipe.layout, recipe.dtype, recipe.scaling)
+            stored[where], found["exponents"][where] = pack(block, recipe.dtype, recipe.scaling)
+            if len(noted.last.shape) == 1:
+                found["loss"][torch.tensor([i - indices[0] for i in step.at])] = noted.last
     if recipe.folder is None:
         return {**found, **grams, "sketches": stored}
     size = write_shard(Path(recipe.folder), number, stored)
@@ -126,20 +127,24 @@ def _walk(
     """Each backward pass with its lines: [rows, width] for sketches, [tokens, stored] for halves."""
     device = next(job.model.parameters()).device
     placed: dict[str, Projection] = {name: p.to(device) for name, p in projections.items()}
-    for step in steps(job, indices):
-        rows = len(step.at)
-        lines = torch.zeros(_count(step, layout), layout.stored, device=device)
-        for block in layout.blocks:
-            for name in block.members:
-                pair = step.pairs[name]
-                half = placed[name].halves(pair)
-                if grams is not None:
-                    add_grams(grams, block, _masked(half, step), step.tokens(name))
-                if layout.unit == "row":
-                    _add_outer(lines[:, block.columns].view(rows, block.out, block.inn), half)
-                else:
-                    _put_halves(lines, block, half, step)
-        yield step, lines
+    with closing(steps(job, indices)) as walk:
+        for step in walk:
+            yield step, _lines(step, placed, layout, grams)
+
+
+def _lines(step: Step, projections: Projections, layout: Layout, grams: Tensors | None) -> Tensor:
+    rows, device = len(step.at), next(iter(step.pairs.values())).a.device
+    lines = torch.zeros(_count(step, layout), layout.stored, device=device)
+    for block in layout.blocks:
+        for name in block.members:
+            half = projections[name].halves(step.pairs[name])
+            if grams is not None:
+                add_grams(grams, block, _masked(half, step), step.tokens(name))
+            if layout.unit == "row":
+                _add_outer(lines[:, block.columns].view(rows, block.out, block.inn), half)
+            else:
+                _put_halves(lines, block, half, step)
+    return lines
 
 
 def _add_outer(total: Tensor, half: Pair) -> None:
