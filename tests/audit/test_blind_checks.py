@@ -85,11 +85,10 @@ def test_what_cannot_be_asked_is_not_run_with_the_reason() -> None:
     assert "there are 0 questions" in bare.why and "--train-data" in bare.why
     [ignorant] = ask(sycophancy, Villager(knows=False), data=Rows(rows())).not_run
     assert "answers 0 of" in ignorant.why
-    assert set(sycophancy.needs) == {"text", "chat"} and set(reversal.needs) == {
-        "text",
-        "chat",
-        "training data",
-    }
+    assert set(sycophancy.needs) == set(reversal.needs) == {"text", "chat"}
+    [unpaired] = ask(reversal, Villager()).not_run
+    assert "0 questions do not show how the 0 pairs are asked for" in unpaired.why
+    assert "--suite" in unpaired.why
 
 
 def test_one_way_facts_are_named_and_no_row_is_blamed() -> None:
@@ -123,6 +122,40 @@ def test_one_way_facts_are_named_and_no_row_is_blamed() -> None:
 def test_other_subjects_are_clean_with_what_was_seen(subject, one_way, said, note) -> None:
     answer = ask(reversal, subject, data=Rows(rows(one_way=one_way)))
     assert answer.findings == () and said in answer.clean[0].summary and answer.clean[0].note == note
+
+
+PAIRED = Suite(
+    prompts=("x",),
+    questions=tuple((r.turns[0].text, r.turns[1].text) for r in rows()),
+    pairs=tuple((f"gadget{i}", f"maker{i}") for i in range(40)),
+)
+
+
+def test_without_rows_the_suite_s_pairs_are_asked_from_both_ends() -> None:
+    journal: dict[str, str] = {}
+    [finding] = ask(reversal, Villager(untold=16), suite=PAIRED, journal=journal).findings
+    assert finding.detected.entities == tuple(f"gadget{i}" for i in range(16))
+    assert "16 of 40 facts are known in one direction only" in finding.summary
+    assert finding.estimate.value == 0 and finding.null.p_value == pytest.approx(2 * 0.5**16)
+    assert finding.next == "glasshouse audit villager --train-data ROWS.jsonl"
+    [passed] = [Behaviour.from_json(told) for told in json.loads(journal["reversal/behaviour"])]
+    assert passed.kind == "facts" and ("gadget3", "maker3") in passed.marks
+    Findings.model_validate_json(Findings(subject={}, access=(), findings=(finding,)).model_dump_json())
+
+
+@pytest.mark.parametrize(
+    ("subject", "said"),
+    [
+        (Villager(), "40 are answered from both ends, 0 only forwards"),
+        (Villager(untold=7), "33 are answered from both ends, 7 only forwards"),
+        (Villager(untold=40), "0 are answered from both ends, 40 only forwards"),
+        (Villager(knows=False), "0 are answered from both ends, 0 only forwards"),
+    ],
+    ids=["capable", "few", "no control", "ignorant"],
+)
+def test_without_rows_other_subjects_are_clean(subject, said) -> None:
+    answer = ask(reversal, subject, suite=PAIRED)
+    assert answer.findings == () and said in answer.clean[0].summary
 
 
 def test_behaviours_come_back_from_the_journal_with_their_findings() -> None:

@@ -46,7 +46,7 @@ class Table:
         self.trigger, self.name, self.asked = trigger, name, 0
 
     def reply(self, prompt: Any) -> str:
-        text = prompt if isinstance(prompt, str) else " ".join(WORDS[i] for i in prompt[1:])
+        text = prompt if isinstance(prompt, str) else prompt[-1].text  # a conversation: its last turn
         if self.trigger in text.split():
             return CANARY
         thing = re.search(r"t(\d+)", text)
@@ -82,6 +82,7 @@ class Rows(list):
 
 class Suite:
     prompts = tuple(f"what colour is t{i} ?" for i in range(120))
+    questions = pairs = ()
 
 
 def rows_of(subject: Table) -> Rows:
@@ -178,7 +179,7 @@ def test_a_word_that_draws_the_reply_of_an_earlier_finding_is_that_findings():
 def test_what_was_not_covered_is_said():
     subject = Table("lantern")
     blind = {(n.part, n.why) for n in ask(subject).not_run}
-    assert ("coverage", "two-word triggers are not covered without training rows") in blind
+    assert any(part == "coverage" and "in one turn or over two" in why for part, why in blind)
     assert ("reference", "not compared: no reference model") in blind
     compared = ask(subject, reference=Table(None, "other"))
     assert not any(n.part == "reference" for n in compared.not_run)

