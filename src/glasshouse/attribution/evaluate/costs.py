@@ -191,7 +191,7 @@ def auto_damping(
     """Choose the damping of a fitted `method` on a small bank, and leave it set ("auto-lds").
 
     Half of the queries (drawn by `seed`) choose, the other half say what the choice is worth. `grid` holds
-    absolute numbers and "auto"; by default "auto" and 1e-4 to 10 times the scale of the method's curvature.
+    absolute numbers and "auto"; by default "auto" and 1e-4 to 100 times the scale of the method's curvature.
     The damping that was set before stays in the running. Raises InputError for a method without a damping.
     """
     from glasshouse.runtime.seeds import rng
@@ -221,6 +221,7 @@ def peak_memory() -> Iterator[list[int]]:
     It stays empty where the system does not say (only Linux does).
     """
     found: list[int] = []
+    _release()
     before = _status("VmRSS") if _reset_peak() else None
     yield found
     if before is not None and (after := _status("VmHWM")) is not None:
@@ -236,7 +237,7 @@ def _interval(estimate: Estimate) -> dict[str, float]:
 
 def _grid(method: Any) -> list[float | str]:
     scale = _scale(method)
-    return ["auto", *(float(f"{scale * 10.0**e:.3g}") for e in np.arange(-4, 1.5, 0.5))]
+    return ["auto", *(float(f"{scale * 10.0**e:.3g}") for e in np.arange(-4, 2.5, 0.5))]
 
 
 def _scale(method: Any) -> float:
@@ -269,6 +270,18 @@ def _warm_up(method: Any, subject: Any, train: Any, queries: Any) -> None:
     asked = as_units(queries, tokenizer=tokenizer)
     asked = asked.subset([0]) if hasattr(asked, "subset") else queries
     copy.copy(method).fit(subject, few).score(asked)
+
+
+def _release() -> None:
+    """Give freed memory back to the system, or the next peak would hide in what is already held."""
+    import ctypes
+    import gc
+
+    gc.collect()
+    try:
+        ctypes.CDLL("libc.so.6").malloc_trim(0)
+    except (OSError, AttributeError):  # another libc: peaks come out smaller
+        return
 
 
 def _reset_peak() -> bool:
