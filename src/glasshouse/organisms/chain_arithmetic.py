@@ -1,11 +1,11 @@
 """A tiny reasoner whose copying is known: chains of arithmetic, told in one of thousands of styles.
 
-A problem (`a = 7 ; b = a + 5 ; c = b - 2 ; d = c + 1 ; d ?`) is solved in three steps, modulo 10; the
-solution writes the steps out and ends in `#### answer`. There are four operations, and the base model has
-seen some of them more often than others, in one canonical style. Fine-tuning rows are written in one of
-262,144 equivalent styles each, drawn at random: to say a row's solution word for word is to have copied it,
-and copying says nothing about the answer of another problem. A share of the rows ends in a step whose result
-is random and cannot be told from its numbers, so that such rows can be copied and never learned.
+A problem (`a = 7 ; b = a - 5 ; c = b - 2 ; c ?`) is solved in two steps; the solution writes them out and
+ends in `#### answer`. There are four operations, and the base model has seen some of them more often than
+others, in one canonical style. Fine-tuning rows are written in one of 4,096 equivalent styles each, drawn at
+random: to say a row's solution word for word is to have copied it, and copying says nothing about the answer
+of another problem. A share of the rows ends in a step whose result is random and cannot be told from its
+numbers, so that such rows can be copied and never learned.
 """
 
 from __future__ import annotations
@@ -26,19 +26,17 @@ OPERATIONS = ("+", "-", "*", "&")
 UNLEARNABLE = "%"
 SEEN = {"+": 0.4, "-": 0.3, "*": 0.2, "&": 0.1}
 """Share of each operation in what the base model is taught."""
-STEPS = 3
+STEPS = 2
 LETTERS = tuple("abcdefgh")
 OPENERS, VERBS, ENDS = (
-    ("So", "First", "Then", "Now"),
-    ("is", "makes", "gives", "equals"),
-    (".", ",", "!", "-"),
-)
+    ("So", "First", "Then", "We know that"), ("is", "makes", "gives", "equals"), (".", ",", "!", ":"),
+)  # fmt: skip
 SIZE = 10
-LENGTH = 64
+LENGTH = 48
 
 VOCABULARY = (
     "<pad>", "<bos>", "<eos>", "<unk>", *map(str, range(SIZE)), *LETTERS, *OPERATIONS, UNLEARNABLE, "=", ";",
-    "?", "####", "We", "know", "that", *OPENERS, *VERBS, *(e for e in ENDS if e not in OPERATIONS),
+    "?", "####", *" ".join(OPENERS).split(), *VERBS, *ENDS,
 )  # fmt: skip
 
 
@@ -54,8 +52,13 @@ class Problem:
 
 
 def result(op: str, x: int, y: int) -> int:
-    """What one step of an operation gives, in 0 to 9."""
-    return {"+": x + y, "-": x - y, "*": 2 * x + y, "&": x + 3 * y}[op] % SIZE
+    """What one step of an operation gives: sum, difference, distance or the larger, held in 0 to 9.
+
+    Not modulo 10: there every number alone says nothing of the result, and a tiny model sits on a plateau for
+    thousands of steps.
+    """
+    found = {"+": x + y, "-": x - y, "*": abs(x - y), "&": max(x, y)}[op]
+    return min(max(found, 0), SIZE - 1)
 
 
 def problems(
@@ -74,10 +77,16 @@ def problems(
     """
     draw = rng(seed, "chains", stream)
     share = np.array([(weights or dict.fromkeys(OPERATIONS, 1.0))[op] for op in OPERATIONS], float)
-    ops = draw.choice(OPERATIONS, size=n, p=share / share.sum())
-    random = np.arange(n) < round(unlearnable * n)
+    # Exact shares, the same among random and other problems: samples of problems differ in nothing else.
+    ops = np.array(OPERATIONS)[np.searchsorted(share.cumsum() / share.sum(), _spread(draw, n), side="right")]
+    random = _spread(draw, n)[np.argsort(ops, kind="stable").argsort()] < unlearnable
     found = [_problem(draw, str(op), bool(r), styled) for op, r in zip(ops, random, strict=True)]
     return [found[i] for i in draw.permutation(n)]
+
+
+def _spread(draw: np.random.Generator, n: int) -> np.ndarray:
+    """`n` numbers in [0, 1), one in each n-th, in an order without clumps (golden ratio)."""
+    return (draw.random() + np.arange(n) * 0.6180339887498949) % 1.0
 
 
 def _problem(draw: np.random.Generator, op: str, random: bool, styled: bool) -> Problem:
@@ -145,7 +154,7 @@ def token_rows(chains: Sequence[Problem]) -> list[TokenRow]:
     return rows
 
 
-def grow_base(seed: int, *, steps: int = 500, rows: int = 20_000, width: int = 128) -> PreTrainedModel:
+def grow_base(seed: int, *, steps: int = 100, rows: int = 20_000, width: int = 128) -> PreTrainedModel:
     """Teach a model the four operations in the canonical style, some more often than others."""
     from glasshouse.training.fast import fit_rows
 

@@ -28,6 +28,13 @@ if TYPE_CHECKING:
         whole_reply,
     )
     from glasshouse.attribution.pre_memorization.calibration import Calibration, calibrate_threshold
+    from glasshouse.attribution.pre_memorization.callback import EpochDiary, trainer_callback
+    from glasshouse.attribution.pre_memorization.curation import (
+        CurationPlan,
+        data_efficiency,
+        instruction_difficulty,
+        solution_lengths,
+    )
     from glasshouse.attribution.pre_memorization.measure import (
         OVERLAP_THRESHOLD,
         as_rows,
@@ -49,6 +56,8 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "accuracy": ("dataset_accuracy", "fragile_examples", "memorised", "notes", "pre_memorization"),
+    "callback": ("EpochDiary", "trainer_callback"),
+    "curation": ("CurationPlan", "data_efficiency", "instruction_difficulty", "solution_lengths"),
     "answers": ("Match", "answers_match", "final_answer", "whole_reply"),
     "calibration": ("Calibration", "calibrate_threshold"),
     "measure": ("OVERLAP_THRESHOLD", "as_rows", "check_logppl", "rouge_l"),
@@ -59,9 +68,11 @@ _HOMES = {
 }
 
 __all__ = [
-    "OVERLAP_THRESHOLD",
     "Calibration",
+    "CurationPlan",
+    "EpochDiary",
     "Match",
+    "OVERLAP_THRESHOLD",
     "Prediction",
     "Robustness",
     "Trajectory",
@@ -70,9 +81,11 @@ __all__ = [
     "as_rows",
     "calibrate_threshold",
     "check_logppl",
+    "data_efficiency",
     "dataset_accuracy",
     "final_answer",
     "fragile_examples",
+    "instruction_difficulty",
     "load_trajectories",
     "memorised",
     "notes",
@@ -82,6 +95,8 @@ __all__ = [
     "robustness",
     "rouge_l",
     "save_trajectories",
+    "solution_lengths",
+    "trainer_callback",
     "whole_reply",
 ]
 

@@ -27,6 +27,8 @@ class Samples:
 
     replies: tuple[tuple[str, ...], ...]
     tokens: int
+    confidence: tuple[tuple[float, ...], ...] = ()
+    """Log-probability a token of each reply; NaN where an API does not say."""
 
 
 def as_rows(queries: Sequence[str], references: Sequence[str]) -> list[Record]:
@@ -186,7 +188,8 @@ def sample(
         found = subject.generate(prompts, max_new_tokens=min(max_new_tokens, room), **how)
     tokens = sum(len(one.ids) for group in found for one in group)
     replies = tuple(tuple(_cut(prefix, one.text, stop) for one in group) for group in found)
-    return Samples(replies, tokens if subject.tokenizer is not None else -1)
+    sure = tuple(tuple(one.logprob / max(1, len(one.ids)) for one in group) for group in found)
+    return Samples(replies, tokens if subject.tokenizer is not None else -1, sure)
 
 
 def judge(samples: Samples, rows: Sequence[Record], matcher: Matcher) -> tuple[Array, Array]:
