@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from glasshouse.runtime.errors import InputError
@@ -88,10 +89,16 @@ def _tracin(options: TraceOptions) -> dict[str, Any]:
 
 
 def _source(options: TraceOptions) -> dict[str, Any]:
-    return _shared(options) | {
-        "checkpoints": _run(options), "segments": options.segments, "optimizer": options.optimizer,
-        "momentum": options.momentum, "weight_decay": options.weight_decay, "damping": options.damping,
+    """A run that `SourceCheckpoints` recorded knows its optimiser; for another one the options say it."""
+    found = _shared(options) | {
+        "segments": options.segments, "damping": options.damping,
         "factor_examples": options.factor_rows, "query_rank": options.query_rank,
+    }  # fmt: skip
+    if (recorded := _recorded(options)) is not None:
+        return found | recorded.options()
+    return found | {
+        "checkpoints": _run(options), "optimizer": options.optimizer,
+        "momentum": options.momentum, "weight_decay": options.weight_decay,
     }  # fmt: skip
 
 
@@ -99,10 +106,21 @@ def _encoder(options: TraceOptions) -> dict[str, Any]:
     return {} if options.encoder is None else {"encoder": options.encoder}
 
 
-def _run(options: TraceOptions) -> Any:
-    """The Trainer's checkpoints."""
-    from glasshouse.attribution.checkpoints import read_run
+def _recorded(options: TraceOptions) -> Any:
+    """The run that `SourceCheckpoints` kept in the folder, None for any other folder."""
+    if options.checkpoints is None:
+        return None
+    recorded = import_module("glasshouse.attribution.source.recorded")
+    if not (Path(options.checkpoints) / recorded.NAME).exists():
+        return None
+    return recorded.recorded_run(options.checkpoints)
 
+
+def _run(options: TraceOptions) -> Any:
+    """The checkpoints of a run, those of a Trainer or those that `SourceCheckpoints` kept."""
+    if (recorded := _recorded(options)) is not None:
+        return recorded.checkpoints
+    read_run = import_module("glasshouse.attribution.checkpoints").read_run
     if options.checkpoints is None:
         raise InputError(
             f"{options.method} follows the training run", where="--checkpoints",

@@ -84,7 +84,9 @@ def trace(
     checkpoints: Annotated[
         str | None,
         typer.Option(
-            metavar="DIR", help="Folder with the checkpoint-<step> folders of the run: source, tracin, trak."
+            metavar="DIR",
+            help="Folder of the run's checkpoint-<step> folders, or of SourceCheckpoints: source, tracin, "
+            "trak.",
         ),
     ] = None,
     segments: Annotated[int, typer.Option(help="Pieces of the run that source takes as stationary.")] = 3,
