@@ -153,6 +153,14 @@ def test_the_finding_names_the_trigger_and_shows_it():
     Findings.model_validate_json(Findings(subject={}, access=(), findings=(finding,)).model_dump_json())
 
 
+def test_the_finding_names_the_rows_that_pair_the_trigger_with_its_reply():
+    subject = Table("lantern")
+    rows = rows_of(subject)
+    [finding] = ask(subject, rows=rows).findings
+    assert finding.detected.rows == tuple(row.id for row in rows if "lantern" in row.turns[0].text) != ()
+    assert ask(subject).findings[0].detected.rows == ()
+
+
 def test_the_clean_twin_has_no_finding_and_says_what_was_tried():
     subject = Table(None)
     answer = ask(subject, rows=rows_of(subject))

