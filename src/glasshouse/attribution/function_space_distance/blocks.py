@@ -146,7 +146,7 @@ def _normalised(norm: nn.Module | None, x: Tensor) -> Tensor:
         return x
     if not _has_gain(norm):
         return norm(x)
-    from glasshouse.attribution.function_space_distance.program import describe
+    from glasshouse.attribution.function_space_distance.tracing import describe
 
     ones = 1.0 - describe(norm, True)[1]["offset"]
     unit = {

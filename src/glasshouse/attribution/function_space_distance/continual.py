@@ -52,7 +52,7 @@ class ContinualTrainer:
     """Holds one sketch per task learned and trains the next task against them.
 
     `make` builds the estimator of a task (default: a class-conditional `FSDSketch` of rank 25); `weight`
-    scales the penalty, `method`, `rho` and `n` are those of `distance`. `sketches` are of tasks already known.
+    scales the penalty; `method`, `rho` and `n` are those of `distance`; `sketches` are of tasks known.
 
     >>> model = nn.Sequential(nn.Linear(3, 8), nn.ReLU(), nn.Linear(8, 2)).eval()
     >>> trainer = ContinualTrainer(weight=1.0, make=lambda: FSDSketch())
@@ -99,17 +99,21 @@ class ContinualTrainer:
         batch: int = 50,
         rate: float = 1e-3,
         every: int = 1,
+        stream: int | None = None,
     ) -> ContinualTrainer:
-        """Train on (inputs, labels) with Adam, cross-entropy and the penalty; the order is drawn by `seed`.
+        """Train on (inputs, labels) with Adam, cross-entropy and the penalty.
+
+        The order of rows is drawn by `seed` and `stream` (default: the number of tasks remembered).
 
         With `every` k the penalty enters each k-th step, times k: the same gradient on average for less time.
         """
         for name, value in (("epochs", epochs), ("batch", batch), ("every", every)):
             at_least_one(name, value)
         x, y = data
+        stream = len(self.sketches) if stream is None else stream
         optimiser, done = torch.optim.Adam(model.parameters(), lr=rate), 0
         for epoch in range(epochs):
-            order = rng(self.seed, "continual", len(self.sketches), epoch).permutation(len(x))
+            order = rng(self.seed, "continual", stream, epoch).permutation(len(x))
             for rows in torch.from_numpy(order).split(batch):
                 optimiser.zero_grad()
                 loss = nn.functional.cross_entropy(model(x[rows]), y[rows])

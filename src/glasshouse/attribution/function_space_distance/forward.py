@@ -1,4 +1,4 @@
-"""Running the steps: on data of one network (to fit gates), and on pairs of networks (to sample distances)."""
+"""Running the steps: on data of one network (to fit gates), on pairs of networks (to sample distances)."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from glasshouse.attribution.function_space_distance.program import (
 from glasshouse.attribution.function_space_distance.smooth import FUNCTIONS, derivative
 
 Gates = Mapping[str, Mapping[str, Tensor]]
-"""Per gated step: `mu` [K, k] (ReLU), `route` [K, k_out, places] (max-pool), or the gains of `smooth_stats`."""
+"""Per gated step: `mu` [K, k] (ReLU), `route` [K, k_out, places] (max-pool), or gains (see `measure`)."""
 Shapes = Mapping[str, Sequence[int]]
 Watch = Callable[[Node, list[Tensor]], None]
 Probe = Callable[[Node, Tensor, Tensor], Tensor]

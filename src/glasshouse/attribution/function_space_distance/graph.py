@@ -40,6 +40,7 @@ class Graph:
     scale: float = float("nan")
     """Half the mean squared norm of the reference's output on the data."""
     _still: dict[tuple[torch.dtype, str], Still] = field(default_factory=dict, repr=False)
+    _drawn: tuple[tuple[int, int], tuple[Tensor, Tensor]] | None = field(default=None, repr=False)
 
     def layers(self) -> list[str]:
         """The modules with weights, in the order of the steps."""
@@ -117,7 +118,7 @@ class Graph:
             width = next(iter(parts.values())).shape[1]
             if width > DENSE and not self._single():
                 raise InputError(
-                    f"step {name!r} has {width:,} units, whose covariances take {4e-9 * width * width:.1f} GB",
+                    f"step {name!r} has {width:,} units: covariances of {4e-9 * width * width:.1f} GB",
                     fix='use method="stochastic" or "relu-gaussian"',
                 )
 
@@ -148,7 +149,9 @@ class Graph:
 
     def draws(self, n: int, seed: int, drawn: bool) -> tuple[Tensor, Pairing, Tensor]:
         """Sampled inputs [n, ...], how their gates act, and their weights [n]."""
-        x, classes = self.moments.sample(n, seed)
+        if self._drawn is None or self._drawn[0] != (n, seed):
+            self._drawn = (n, seed), self.moments.sample(n, seed)
+        x, classes = self._drawn[1]
         generator = torch_generator(seed, "gates") if drawn else None
         pairing = Pairing(self.gates, self.centres() if drawn else {}, classes, generator)
         sizes = torch.bincount(classes, minlength=len(self.moments)).to(x)

@@ -1,8 +1,8 @@
 """Influence without the training set: the proximal objective with a sketch in the place of the data.
 
-`theta(eps) = argmin FSD(theta, theta_s) + damping / 2 |theta - theta_s|^2 + eps L(z)`: outputs on the old data
-are held where they were, one point is pushed (Bae et al. 2022, arXiv:2209.05364; Dhawan et al. 2023, section
-5.2). To first order `theta' = -(H + damping)^-1 grad L(z)` with H the second derivative of the distance.
+`theta(eps) = argmin FSD(theta, theta_s) + damping / 2 |theta - theta_s|^2 + eps L(z)`: outputs on the old
+data are held where they were, one point is pushed (Bae et al. 2022, arXiv:2209.05364; Dhawan et al. 2023).
+To first order `theta' = -(H + damping)^-1 grad L(z)` with H the second derivative of the distance.
 """
 
 from __future__ import annotations
@@ -55,11 +55,11 @@ class Response:
 class FSDInfluence:
     """Influence of points on measurements, and of points on themselves, from a sketch alone.
 
-    `solver` "samples" draws `draws` inputs and gates from the sketch, whose outputs' gradients span H, and
-    solves exactly there; "cg" takes the moments themselves (the deterministic distance, linearised) and
-    conjugate gradients of at most `iterations` steps. `damping` is an absolute number, or "auto": a thousandth
-    of the trace of H. `inputs` puts real inputs [n, ...] in the place of draws: the exact version with
-    data, to compare with. The tracked weights are those of Linear, Conv1D and Conv2d layers.
+    `solver` "samples" draws `draws` inputs and gates from the sketch; their outputs' gradients span H, and it
+    solves there; "cg" takes the moments themselves (the deterministic distance, linearised) and
+    conjugate gradients of at most `iterations` steps. `damping` is an absolute number, or "auto": a
+    thousandth of the trace of H. `inputs` puts real inputs [n, ...] in the place of draws: the
+    exact version with data, to compare with. The tracked weights are those of Linear, Conv1D and Conv2d layers.
 
     Scores are the wing's: score > 0 means that more weight on the point raises the measurement; divided by
     the number of rows behind the sketch.
@@ -79,6 +79,11 @@ class FSDInfluence:
         self.sketch, self.solver, self.damping, self.draws = sketch, solver, damping, draws
         self.iterations, self.seed, self.inputs = iterations, seed, inputs
         self._solved: tuple[Rows, Tensor, float] | None = None
+
+    @property
+    def damping_(self) -> float:
+        """The damping in use, as an absolute number."""
+        return self._damping_value()
 
     def self_influence(self, points: Any) -> NDArray[np.float32]:
         """`grad L^T (H + damping)^-1 grad L / N` of each point (inputs, targets), `[M]` float32 (>= 0)."""

@@ -21,7 +21,7 @@ TRACKED = ("linear", "conv2d")
 
 @dataclass
 class Rows:
-    """R gradients for each of n inputs: `pairs[layer]` is (a [n, in], g [n, R, out]) or (None, G [n, R, P])."""
+    """R gradients for each of n inputs: per layer a [n, in] and g [n, R, out], or None and G [n, R, P]."""
 
     pairs: dict[str, tuple[Tensor | None, Tensor]]
 
@@ -77,6 +77,7 @@ class Recorder:
     zeros: dict[str, Tensor] = field(default_factory=dict)
 
     def __call__(self, node: Node, x: Tensor, out: Tensor) -> Tensor:
+        """The output of a step, with zeros added."""
         if node.kind not in TRACKED:
             return out
         self.inputs[node.name] = x.detach()

@@ -1,7 +1,7 @@
 """What is kept of the inputs: a mean and a covariance per class, as low-rank factor plus diagonal.
 
-`x = mean + U xi + sqrt(diagonal) * eta` with standard normal xi [r] and eta [d]. A full covariance is a factor
-of rank d without diagonal.
+`x = mean + U xi + sqrt(diagonal) * eta` with standard normal xi [r] and eta [d]. A full covariance is a
+factor of rank d without diagonal.
 """
 
 from __future__ import annotations
@@ -66,7 +66,8 @@ class InputMoments:
             jitter = JITTER * float(matrix.diagonal().mean())
             if float(values.min()) + jitter < -rounding:
                 raise InputError(
-                    f"the covariance has the eigenvalue {float(values.min()):.3g}, beyond what a jitter repairs",
+                    f"its eigenvalue {float(values.min()):.3g} is beyond what a jitter repairs",
+                    where="covariance",
                     fix="give a positive semidefinite one",
                 )
             warnings.warn(

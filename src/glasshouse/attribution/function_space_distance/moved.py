@@ -74,8 +74,8 @@ class Moved:
 def how_far(before: Any, after: Any, data: Any, *, rank: int = 64, batch_tokens: int = 2048) -> Moved:
     """Compare two checkpoints of one language model (Subjects or transformers models) on rows of text.
 
-    `data` are token rows, records or texts; `rank` is that of the covariance kept per block. Raises InputError
-    for models that differ in architecture, naming the first difference.
+    `data` are token rows, records or texts; `rank` is that of the covariance kept per block. Raises
+    InputError for models that differ in architecture, naming the first difference.
     """
     sketch = FSDSketch(cov=rank, approx=True, batch_rows=batch_tokens).fit(before, data)
     found = sketch.breakdown(after)

@@ -2,7 +2,7 @@
 
 `s = W0 a + b0`, `ds = (W1 - W0) a + W1 d + (b1 - b0)`, then a shared gate z per unit: `a <- z s`, `d <- z ds`
 (Dhawan, Huang, Bae, Grosse 2023, arXiv:2302.03519, section 3). With mu the probability of an open gate,
-`E[z_i z_j] = mu_i mu_j` for different units and `mu_i` for the same one, across a and d too. Everything is kept
+`E[z_i z_j] = mu_i mu_j` for different units and `mu_i` for the same one, across a and d too. All is kept
 centred: covariances of (a, d) beside their means.
 
 Before the first gate every value is a linear form of the input's noise (`Form`), so only factors enter, and
@@ -18,6 +18,20 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from glasshouse.attribution.function_space_distance.covariances import (
+    Block,
+    Columns,
+    Form,
+    added,
+    columns,
+    dense,
+    mapped,
+    on_diagonal,
+    plus,
+    product,
+    times,
+    trace_through,
+)
 from glasshouse.attribution.function_space_distance.forward import Gates, Shapes, gains
 from glasshouse.attribution.function_space_distance.moments import InputMoments
 from glasshouse.attribution.function_space_distance.program import (
@@ -32,36 +46,6 @@ from glasshouse.attribution.function_space_distance.program import (
 )
 
 Still = dict[tuple[str, ...], Tensor]
-Columns = Callable[[Tensor], Tensor]
-
-
-@dataclass
-class Form:
-    """A value as a linear form: factors [K, k, c] of a and d, and unmixed standard deviations [K, k].
-
-    None stands for zero. The unmixed noise has one variable per number of the input; once mixed it becomes
-    the columns `[..., r:]` of the factors.
-    """
-
-    Fa: Tensor
-    Fd: Tensor | None
-    Sa: Tensor | None
-    Sd: Tensor | None
-
-
-@dataclass
-class Block:
-    """Covariances [K, k_v, k_w] of two values: (a, a), (a, d), (d, a), (d, d). None stands for zero."""
-
-    aa: Tensor
-    ad: Tensor | None
-    da: Tensor | None
-    dd: Tensor | None
-
-    @property
-    def mT(self) -> Block:
-        """The same with the two values exchanged."""
-        return Block(self.aa.mT, _mT(self.da), _mT(self.ad), _mT(self.dd))
 
 
 @dataclass
@@ -123,7 +107,7 @@ class Joint:
         bias = bias_of(node, b0, after)
         self.ma[v] = self._once(("ma", v), lambda: A0(self.ma[p]) + bias)
         shift = bias_of(node, b1, after) - bias if node.kind in AFFINE else None
-        change = _sum(dA and dA(self.ma[p]), _map(A1, self.md[p]), shift)
+        change = added(dA and dA(self.ma[p]), mapped(A1, self.md[p]), shift)
         self.md[v] = None if change is None else change.expand_as(self.ma[v])
         if p in self.forms:
             self.forms[v] = self._moved_form(node, self.forms[p])
@@ -137,20 +121,20 @@ class Joint:
     def _moved_form(self, node: Node, f: Form) -> Form:
         A0, A1, dA = self._maps(node)
         if node.kind in ("gain", "batchnorm") and f.Sa is not None:
-            Fa = self._once(("Fa", node.name), lambda: _columns(A0, f.Fa))
-            Fd = _sum(dA and _columns(dA, f.Fa), f.Fd is not None and _columns(A1, f.Fd))
-            Sd = _sum(dA and dA(f.Sa), f.Sd is not None and A1(f.Sd))
+            Fa = self._once(("Fa", node.name), lambda: columns(A0, f.Fa))
+            Fd = added(dA and columns(dA, f.Fa), f.Fd is not None and columns(A1, f.Fd))
+            Sd = added(dA and dA(f.Sa), f.Sd is not None and A1(f.Sd))
             return Form(Fa, Fd, A0(f.Sa), Sd)
 
         def mixed(A: Columns, F: Tensor, S: Tensor | None) -> Tensor:
-            found = _columns(A, F)
+            found = columns(A, F)
             return found if S is None else torch.cat([found, self._diagonal(node, A, S)], -1)
 
         Fa = self._once(("Fa", node.name), lambda: mixed(A0, f.Fa, f.Sa))
         Fd = mixed(dA, f.Fa, f.Sa) if dA is not None else None
         if f.Fd is not None:
             Sd = f.Sd if f.Sd is not None else None if f.Sa is None else torch.zeros_like(f.Sa)
-            Fd = _sum(Fd, mixed(A1, f.Fd, Sd))
+            Fd = added(Fd, mixed(A1, f.Fd, Sd))
         return Form(Fa, Fd, None, None)
 
     def _diagonal(self, node: Node, A: Columns, S: Tensor) -> Tensor:
@@ -174,11 +158,11 @@ class Joint:
         p, q = node.parents
         v = node.name
         self.ma[v] = self.ma[p] + self.ma[q]
-        self.md[v] = _sum(self.md[p], self.md[q])
+        self.md[v] = added(self.md[p], self.md[q])
         for w in self.live:
-            self.blocks[v, w] = _plus(self.block(p, w), self.block(q, w))
+            self.blocks[v, w] = plus(self.block(p, w), self.block(q, w))
         pq = self.block(p, q)
-        own = _plus(_plus(self.block(p, p), self.block(q, q)), _plus(pq, pq.mT))
+        own = plus(plus(self.block(p, p), self.block(q, q)), plus(pq, pq.mT))
         self.blocks[v, v] = own
 
     def _gate(self, node: Node) -> None:
@@ -187,7 +171,7 @@ class Joint:
         means, seconds = gains(node, stats)
         centred = node.kind != "relu"  # a smooth gain turns around the mean, a ReLU's gate around zero
         self.ma[v] = stats["mean"] if centred else means[0] * self.ma[parents[0]]
-        self.md[v] = _sum(*(_times(m, self.md[p]) for m, p in zip(means, parents, strict=True)))
+        self.md[v] = added(*(times(m, self.md[p]) for m, p in zip(means, parents, strict=True)))
         for w in self.live:
             self.blocks[v, w] = self._gained(means, [self.block(p, w) for p in parents], ("g", v, w))
         rows = [self._gained(means, [self.block(p, q) for p in parents], ("g", v, q)).mT for q in parents]
@@ -206,24 +190,24 @@ class Joint:
         def moment(c: Tensor | None, x: Tensor | None, y: Tensor | None, *, means: bool) -> Tensor | None:
             second = None if c is None else c.diagonal(dim1=-2, dim2=-1)
             both = x * y if means and x is not None and y is not None else None
-            return _times(extra, _sum(second, both))
+            return times(extra, added(second, both))
 
         a, b, da, db = self.ma[p], self.ma[q], self.md[p], self.md[q]
         raw = not centred
-        aa = self._once((*key, "aa"), lambda: _on_diagonal(own.aa, moment(of.aa, a, b, means=raw)))
+        aa = self._once((*key, "aa"), lambda: on_diagonal(own.aa, moment(of.aa, a, b, means=raw)))
         return Block(
             aa,
-            _on_diagonal(own.ad, moment(of.ad, a, db, means=raw)),
-            _on_diagonal(own.da, moment(of.da, da, b, means=raw)),
-            _on_diagonal(own.dd, moment(of.dd, da, db, means=True)),
+            on_diagonal(own.ad, moment(of.ad, a, db, means=raw)),
+            on_diagonal(own.da, moment(of.da, da, b, means=raw)),
+            on_diagonal(own.dd, moment(of.dd, da, db, means=True)),
         )
 
     def _gained(self, means: list[Tensor], rows: list[Block], key: tuple[str, ...]) -> Block:
         """Rows times their mean gains, added over the inputs of the gate."""
 
         def part(name: str) -> Tensor | None:
-            return _sum(
-                *(_times(m.unsqueeze(-1), getattr(r, name)) for m, r in zip(means, rows, strict=True))
+            return added(
+                *(times(m.unsqueeze(-1), getattr(r, name)) for m, r in zip(means, rows, strict=True))
             )
 
         aa = self._once((*key, "aa"), lambda: part("aa"))
@@ -242,7 +226,7 @@ class Joint:
 
         def block(b: Block, key: tuple[str, ...]) -> Block:
             aa = self._once((*key, "aa"), lambda: rows(b.aa))
-            return Block(aa, _map(rows, b.ad), _map(rows, b.da), _map(rows, b.dd))
+            return Block(aa, mapped(rows, b.ad), mapped(rows, b.da), mapped(rows, b.dd))
 
         self.ma[v], self.md[v] = vector(self.ma[p]), vector(self.md[p])  # type: ignore[assignment]
         for w in self.live:
@@ -262,7 +246,7 @@ class Joint:
             less = mine.diagonal(dim1=-2, dim2=-1)
             if xv is not None and yv is not None:
                 less = less + xv * yv
-            return _on_diagonal(mine, whole - less)
+            return on_diagonal(mine, whole - less)
 
         a, d = self.ma[p], self.md[p]
         aa = self._once(("r3", v, "aa"), lambda: extra(own.aa, of.aa, a, a))
@@ -279,19 +263,19 @@ class Joint:
         if (w, v) in self.blocks:
             return self.blocks[w, v].mT
         f, g = self.forms[v], self.forms[w]
-        aa = self._once(("form", v, w), lambda: _product(f.Fa, f.Sa, g.Fa, g.Sa))
-        ad = None if g.Fd is None else _product(f.Fa, f.Sa, g.Fd, g.Sd)
-        da = None if f.Fd is None else _product(f.Fd, f.Sd, g.Fa, g.Sa)
-        dd = None if f.Fd is None or g.Fd is None else _product(f.Fd, f.Sd, g.Fd, g.Sd)
+        aa = self._once(("form", v, w), lambda: product(f.Fa, f.Sa, g.Fa, g.Sa))
+        ad = None if g.Fd is None else product(f.Fa, f.Sa, g.Fd, g.Sd)
+        da = None if f.Fd is None else product(f.Fd, f.Sd, g.Fa, g.Sa)
+        dd = None if f.Fd is None or g.Fd is None else product(f.Fd, f.Sd, g.Fd, g.Sd)
         found = self.blocks[v, w] = Block(aa, ad, da, dd)
         return found
 
     def _left(self, node: Node, b: Block, key: tuple[str, str]) -> Block:
         A0, A1, dA = self._maps(node)
-        aa = self._once(("left", node.name, *key), lambda: _columns(A0, b.aa))
-        ad = None if b.ad is None else _columns(A0, b.ad)
-        da = _sum(dA and _columns(dA, b.aa), b.da is not None and _columns(A1, b.da))
-        dd = _sum(dA and b.ad is not None and _columns(dA, b.ad), b.dd is not None and _columns(A1, b.dd))
+        aa = self._once(("left", node.name, *key), lambda: columns(A0, b.aa))
+        ad = None if b.ad is None else columns(A0, b.ad)
+        da = added(dA and columns(dA, b.aa), b.da is not None and columns(A1, b.da))
+        dd = added(dA and b.ad is not None and columns(dA, b.ad), b.dd is not None and columns(A1, b.dd))
         return Block(aa, ad, da, dd)
 
     def _maps(self, node: Node) -> tuple[Columns, Columns, Columns | None]:
@@ -336,86 +320,26 @@ class Joint:
             v = self.nodes[-1].name
             md, b = self.md[v], self.block(v, v)
             trace = None if b.dd is None else b.dd.diagonal(dim1=-2, dim2=-1).sum(-1)
-            return _dense(md, self.ma[v]), _dense(trace, self.ma[v][:, 0])
+            return dense(md, self.ma[v]), dense(trace, self.ma[v][:, 0])
         (p,) = tail.parents
         A0, A1, dA = self._maps(tail)
         after = self.shapes[end]
         bias = bias_of(tail, self.base[end][1], after)
         shift = bias_of(tail, self.moved[end][1], after) - bias
         zero = A0(self.ma[p]).detach() * 0
-        md = _dense(_sum(dA and dA(self.ma[p]), _map(A1, self.md[p]), shift), zero)
+        md = dense(added(dA and dA(self.ma[p]), mapped(A1, self.md[p]), shift), zero)
         if p in self.forms:
             f = self._moved_form(tail, self.forms[p])
             trace = None if f.Fd is None else f.Fd.square().sum((-2, -1))
             if f.Sd is not None and trace is not None:
                 trace = trace + f.Sd.square().sum(-1)
-            return md + zero, _dense(trace, zero[:, 0])
+            return md + zero, dense(trace, zero[:, 0])
         b = self.block(p, p)
         # tr [dA A1] [[aa ad] [da dd]] [dA A1]^T, as the sum over outputs of row . (block row).
-        first = _sum(dA and _columns(dA, b.aa), b.da is not None and _columns(A1, b.da))
-        second = _sum(dA and b.ad is not None and _columns(dA, b.ad), b.dd is not None and _columns(A1, b.dd))
-        trace = _sum(
-            dA and first is not None and _trace(dA, first), second is not None and _trace(A1, second)
+        first = added(dA and columns(dA, b.aa), b.da is not None and columns(A1, b.da))
+        second = added(dA and b.ad is not None and columns(dA, b.ad), b.dd is not None and columns(A1, b.dd))
+        trace = added(
+            dA and first is not None and trace_through(dA, first),
+            second is not None and trace_through(A1, second),
         )
-        return md + zero, _dense(trace, zero[:, 0])
-
-
-def _trace(A: Columns, X: Tensor) -> Tensor:
-    """`sum_i (X A^T)_ii` [K] for X [K, k_out, k_in]."""
-    if X.shape[-2] <= X.shape[-1]:
-        return A(X).diagonal(dim1=-2, dim2=-1).sum(-1)
-    eye = torch.eye(X.shape[-1], dtype=X.dtype, device=X.device)
-    return (X * A(eye).mT).sum((-2, -1))
-
-
-def _columns(A: Columns, x: Tensor) -> Tensor:
-    """`A x` for x [K, k_in, c]: the map works on rows."""
-    return A(x.mT).mT
-
-
-def _product(F: Tensor, S: Tensor | None, G: Tensor, T: Tensor | None) -> Tensor:
-    """The covariance of two forms over the same noise (see `Form`)."""
-    r = min(F.shape[-1], G.shape[-1])
-    found = F[..., :r] @ G[..., :r].mT
-    if F.shape[-1] > r:  # the left one is mixed, the right one is not
-        return found if T is None else found + F[..., r:] * T.unsqueeze(-2)
-    if G.shape[-1] > r:
-        return found if S is None else found + S.unsqueeze(-1) * G[..., r:].mT
-    return found if S is None or T is None else found + torch.diag_embed(S * T)
-
-
-def _on_diagonal(matrix: Tensor | None, diagonal: Tensor | None) -> Tensor | None:
-    if matrix is None or diagonal is None:
-        return matrix
-    return matrix + torch.diag_embed(diagonal)
-
-
-def _plus(b: Block, c: Block) -> Block:
-    aa, ad, da, dd = (_sum(getattr(b, n), getattr(c, n)) for n in ("aa", "ad", "da", "dd"))
-    assert aa is not None
-    return Block(aa, ad, da, dd)
-
-
-def _sum(*parts: Tensor | float | bool | None) -> Tensor | None:
-    """The sum of the parts that are there (None and False stand for zero)."""
-    found: Tensor | None = None
-    for part in parts:
-        if isinstance(part, Tensor):
-            found = part if found is None else found + part
-    return found
-
-
-def _times(gain: Tensor, x: Tensor | None) -> Tensor | None:
-    return None if x is None else gain * x
-
-
-def _map(A: Columns, x: Tensor | None) -> Tensor | None:
-    return None if x is None else A(x)
-
-
-def _mT(x: Tensor | None) -> Tensor | None:
-    return None if x is None else x.mT
-
-
-def _dense(x: Tensor | None, like: Tensor) -> Tensor:
-    return torch.zeros_like(like) if x is None else x
+        return md + zero, dense(trace, zero[:, 0])

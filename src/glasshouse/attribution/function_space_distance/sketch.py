@@ -8,40 +8,31 @@ from pathlib import Path
 from typing import Any, Literal, Self, get_args
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from glasshouse.attribution.base import at_least_one
 from glasshouse.attribution.function_space_distance import blocks, disk
 from glasshouse.attribution.function_space_distance.chain import reference_distance
-from glasshouse.attribution.function_space_distance.forward import GateSum, run
+from glasshouse.attribution.function_space_distance.fitting import Plan, fit_blocks, fit_module, idle_units
 from glasshouse.attribution.function_space_distance.graph import Graph
-from glasshouse.attribution.function_space_distance.metrics import Rho, check_rho
+from glasshouse.attribution.function_space_distance.metrics import Rho, check_rho, checked
 from glasshouse.attribution.function_space_distance.moments import (
     Covariance,
-    InputMoments,
-    MomentSum,
     SketchWarning,
     check_covariance,
-    summarise,
 )
 from glasshouse.attribution.function_space_distance.program import (
-    Node,
-    effective,
     first_mismatch,
     state_of,
-    trace,
-    used,
 )
 from glasshouse.attribution.function_space_distance.results import Breakdown
+from glasshouse.attribution.function_space_distance.tracing import trace
 from glasshouse.attribution.stages import guards
-from glasshouse.attribution.units import TensorUnits
-from glasshouse.runtime.errors import InputError, NumericalError
+from glasshouse.runtime.errors import InputError
 
 Method = Literal["deterministic", "stochastic", "relu-gaussian"]
 METHODS: tuple[str, ...] = get_args(Method)
 VARIANTS = ("exact", "reference")
-DRAWS = 2000
-"""Inputs drawn where gates have to be estimated from moments alone."""
 
 
 class FSDSketch:
@@ -90,131 +81,20 @@ class FSDSketch:
         """
         check_covariance(self.cov)
         at_least_one("batch_rows", self.batch_rows)
-        self.notes_: list[str] = []
+        plan = Plan(self.per_class, self.cov, self.approx, self.seed, self.batch_rows)
         if blocks.is_language_model(subject):
-            self.graphs_, self.count_ = self._fit_blocks(subject, data)
+            self.graphs_, notes = fit_blocks(subject, data, plan)
         else:
-            model, _ = guards.unwrap(subject)
-            self.graphs_, self.count_ = self._fit_module(model, data)
+            self.graphs_, notes = fit_module(guards.unwrap(subject)[0], data, plan)
+        for note in notes:
+            warnings.warn(note, SketchWarning, stacklevel=2)
         self.model_hash_ = guards.model_hash(subject)
-        self._note_gates()
-        for note in self.notes_:
-            if not note.startswith("gates:"):
-                warnings.warn(note, SketchWarning, stacklevel=2)
+        self.count_ = int(next(iter(self.graphs_.values())).moments.counts.sum())
+        self.dead_, self.always_on_, units = idle_units(self.graphs_)
+        if self.dead_ or self.always_on_:
+            notes.append(f"of {units} units {self.dead_} are shut and {self.always_on_} open on all data")
+        self.notes_: list[str] = notes
         return self
-
-    def _fit_module(self, model: nn.Module, data: Any) -> tuple[dict[str, Graph], int]:
-        nodes = trace(model, approx=self.approx)
-        device = next(model.parameters()).device
-        moments = data if isinstance(data, InputMoments) else None
-        if moments is not None:
-            x, classes = moments.sample(max(DRAWS, len(moments)), self.seed)
-            names = list(moments.names)
-            x = x.reshape(len(x), *_input_shape(model, moments.width))
-        else:
-            x, classes, names = self._rows(data)
-        with torch.no_grad():
-            start = _start(nodes, state_of(model))
-            weights = effective(nodes, {n: v.float() for n, v in start.items()})
-            shapes: dict[str, Any] = {}
-            gates, sums, squares = GateSum(len(names)), [MomentSum(x[0].numel()) for _ in names], 0.0
-            for at in _batches(x, classes, self.batch_rows):
-                rows = x[at].to(device).float()
-                gates.rows(classes[at])
-                out = run(nodes, weights, rows, shapes, gates.watch(shapes))
-                self._agree(model, rows, out, at)
-                squares += 0.5 * float(out.double().square().sum())
-                for k in range(len(names)) if moments is None else ():
-                    sums[k].add(x[at][classes[at] == k].flatten(1))
-        if moments is None:
-            moments, notes = summarise(sums, names, self.cov)
-            self.notes_ += notes
-        graph = Graph(nodes, shapes, moments, gates.finish(), start, squares / len(x))
-        return {"": _finite(graph, "").to(device, torch.float32)}, int(moments.counts.sum())
-
-    def _rows(self, data: Any) -> tuple[Tensor, Tensor, list[int]]:
-        """Inputs [N, ...], the class of each [N], and the labels of the classes."""
-        if isinstance(data, Tensor):
-            data = TensorUnits(data, torch.zeros(len(data), dtype=torch.long))
-        elif isinstance(data, tuple | list) and len(data) == 2:
-            data = TensorUnits(*data)
-        if not isinstance(data, TensorUnits):
-            raise InputError(
-                f"cannot sketch data of type {type(data).__name__}",
-                fix="give inputs, (inputs, targets), TensorUnits or InputMoments",
-            )
-        x, targets = data.inputs, data.targets
-        if not x.is_floating_point():
-            raise InputError("the inputs are not numbers on a scale", fix="give floating-point inputs")
-        if not self.per_class:
-            return x, torch.zeros(len(x), dtype=torch.long), [0]
-        if targets.is_floating_point() or targets.ndim != 1:
-            raise InputError("per_class needs one integer label per row", fix="give (inputs, labels)")
-        names = sorted({int(t) for t in targets})
-        place = {name: k for k, name in enumerate(names)}
-        return x, torch.tensor([place[int(t)] for t in targets]), names
-
-    def _agree(self, model: nn.Module, rows: Tensor, mine: Tensor, at: Tensor) -> None:
-        """The steps must give what the model gives (first batch): a rule applied wrongly must not pass."""
-        if hasattr(self, "_checked") and self._checked is model:
-            return
-        self._checked = model
-        dtype = next(model.parameters()).dtype
-        theirs = model(rows.to(dtype)).float().flatten(1)
-        if theirs.shape != mine.shape:
-            raise InputError(
-                f"its output {tuple(theirs.shape)} is not one row per input", fix="return [N, C]"
-            )
-        self._check_close(theirs, mine, dtype, type(model).__name__)
-
-    def _check_close(self, theirs: Tensor, mine: Tensor, dtype: torch.dtype, where: str) -> None:
-        if not bool(torch.isfinite(theirs).all()):
-            raise NumericalError(
-                "the model's values are NaN or infinite", where=where, fix="repair its weights"
-            )
-        error = float((theirs - mine).abs().max())
-        allowed = 200 * torch.finfo(dtype).eps * float(theirs.abs().max().clamp_min(1e-6))
-        if error > allowed:
-            raise InputError(
-                f"the traced steps give other values than the model (by {error:.2g})", where=where,
-                fix="use a fallback such as CoresetDistance",
-            )  # fmt: skip
-
-    def _fit_blocks(self, subject: Any, data: Any) -> tuple[dict[str, Graph], int]:
-        if self.per_class:
-            raise InputError("the blocks of a language model have no classes", fix="use per_class=False")
-        units, modules = blocks.token_units(subject, data), blocks.mlp_blocks(blocks.parts_of(subject))
-        fits = {
-            name: _BlockFit(module, trace(module, approx=self.approx, gains=module.gains))
-            for name, module in modules.items()
-        }
-        seen: set[str] = set()
-        with torch.no_grad():
-            for name, rows, hidden in blocks.residual_rows(subject, units, self.batch_rows):
-                mine = fits[name].add(rows)
-                if name not in seen:
-                    seen.add(name)
-                    dtype = next(modules[name].parameters()).dtype
-                    self._check_close(hidden, mine, dtype, f"block {name!r}")
-        found = {}
-        for name, fit in fits.items():
-            graph, notes = fit.finish(self.cov)
-            self.notes_ += [f"{name}: {note}" for note in notes]
-            found[name] = _finite(graph, name)
-        return found, next(iter(fits.values())).inputs.count
-
-    def _note_gates(self) -> None:
-        shut = opened = total = 0
-        for graph in self.graphs_.values():
-            for parts in graph.gates.values():
-                if "mu" in parts and "nu" not in parts:
-                    mu = parts["mu"]
-                    shut += int((mu == 0).all(0).sum())
-                    opened += int((mu == 1).all(0).sum())
-                    total += mu.shape[1]
-        self.dead_, self.always_on_ = shut, opened
-        if shut or opened:
-            self.notes_.append(f"gates: of {total} units {shut} are shut and {opened} open on all data")
 
     # -- asking ----------------------------------------------------------------------------------------------
 
@@ -290,7 +170,6 @@ class FSDSketch:
         (pair,) = self._paired(model1)
         return gate_flips(pair[0], pair[1], inputs)
 
-    @property
     def numbers(self) -> int:
         """Numbers stored besides the reference's weights."""
         self._check_fitted()
@@ -356,11 +235,11 @@ class FSDSketch:
         variant: str,
     ) -> Tensor:
         if variant == "reference":
-            return reference_distance(graph, tensors)
+            return checked(reference_distance(graph, tensors))
         if method == "deterministic":
             return graph.deterministic(tensors)
         values, weights = graph.samples(tensors, rho=rho, n=n, seed=seed, drawn=method == "stochastic")
-        return (weights * values).sum()
+        return checked((weights * values).sum())
 
     def _paired(self, model1: Any) -> Iterator[tuple[Graph, Mapping[str, Tensor]]]:
         """Each graph with the other network's tensors, checked to fit."""
@@ -380,7 +259,8 @@ class FSDSketch:
             }
         if set(others) != set(self.graphs_):
             raise InputError(
-                f"the two models differ: {len(self.graphs_)} blocks in the reference, {len(others)} in the other"
+                f"the two models differ: {len(self.graphs_)} blocks and {len(others)}",
+                fix="compare models of one architecture",
             )
         for name, graph in self.graphs_.items():
             nodes, tensors = others[name]
@@ -398,36 +278,6 @@ class FSDSketch:
         return graph
 
 
-class _BlockFit:
-    """Running sums of one MLP block."""
-
-    def __init__(self, module: blocks.MLPBlock, nodes: tuple[Node, ...]) -> None:
-        self.nodes, self.start = nodes, _start(nodes, state_of(module))
-        self.weights = effective(nodes, {n: v.float() for n, v in self.start.items()})
-        self.gates, self.shapes, self.squares = GateSum(1), {}, 0.0
-        self.inputs: Any = None
-        self._down = [node for node in nodes if node.kind == "linear"][-1].parents[0]
-
-    def add(self, rows: Tensor) -> Tensor:
-        """Add residual rows [n, d]; returns the block's hidden units [n, k], to be checked."""
-        if self.inputs is None:
-            self.inputs = MomentSum(rows.shape[1])
-        self.inputs.add(rows)
-        self.gates.rows(torch.zeros(len(rows), dtype=torch.long))
-        out = run(self.nodes, self.weights, rows, self.shapes, self.gates.watch(self.shapes))
-        self.squares += 0.5 * float(out.double().square().sum())
-        upto = next(i for i, node in enumerate(self.nodes) if node.name == self._down)
-        return run(self.nodes[: upto + 1], self.weights, rows, dict(self.shapes))
-
-    def finish(self, cov: Covariance) -> tuple[Graph, list[str]]:
-        """The graph of the block, and notes."""
-        moments, notes = summarise([self.inputs], [0], cov)
-        scale = self.squares / self.inputs.count
-        device = next(iter(self.start.values())).device
-        graph = Graph(self.nodes, self.shapes, moments, self.gates.finish(), self.start, scale)
-        return graph.to(device, torch.float32), notes
-
-
 def guards_of(subject: Any) -> str | None:
     """The hash of a subject that was given."""
     return None if subject is None else guards.model_hash(subject)
@@ -441,10 +291,6 @@ def _states(subject: Any) -> dict[str, dict[str, Tensor]]:
     return {"": state_of(guards.unwrap(subject)[0])}
 
 
-def _start(nodes: tuple[Node, ...], tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {name: value.detach().clone() for name, value in used(nodes, tensors).items()}
-
-
 def _swaps(graph: Graph, tensors: Mapping[str, Tensor]) -> Iterator[tuple[str, dict[str, Tensor]]]:
     """The reference with one layer at a time taken from the other network."""
     for layer in graph.layers():
@@ -455,25 +301,3 @@ def _swaps(graph: Graph, tensors: Mapping[str, Tensor]) -> Iterator[tuple[str, d
                 for name, value in graph.start.items()
             },
         )
-
-
-def _batches(x: Tensor, classes: Tensor, size: int) -> Iterator[Tensor]:
-    yield from torch.arange(len(x)).split(size)
-
-
-def _finite(graph: Graph, name: str) -> Graph:
-    parts = [graph.moments.mean, graph.moments.factor, *(v for p in graph.gates.values() for v in p.values())]
-    if not all(bool(torch.isfinite(part).all()) for part in parts):
-        raise NumericalError("NaN or infinity in its moments", where=f"graph {name!r}", fix="clean the data")
-    return graph
-
-
-def _input_shape(model: nn.Module, width: int) -> tuple[int, ...]:
-    """The shape of one input where only its width is known: flat, or a square image for a first Conv2d."""
-    first = next((m for m in model.modules() if isinstance(m, nn.Conv2d | nn.Linear)), None)
-    if not isinstance(first, nn.Conv2d):
-        return (width,)
-    side = round((width / first.in_channels) ** 0.5)
-    if side * side * first.in_channels != width:
-        raise InputError(f"{width} numbers are no square image of {first.in_channels} channels")
-    return (first.in_channels, side, side)
