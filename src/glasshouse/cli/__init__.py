@@ -19,7 +19,7 @@ from glasshouse import __version__
 from glasshouse.runtime.errors import EXIT_CODE, GlasshouseError
 
 COMMAND_GROUPS = (
-    "audit", "game", "report", "findings", "trace", "lens", "eval", "grow", "study", "ledger",
+    "audit", "game", "report", "findings", "trace", "curate", "lens", "eval", "grow", "study", "ledger",
     "listing", "society", "doctor", "cache", "card", "challenges",
 )  # fmt: skip
 

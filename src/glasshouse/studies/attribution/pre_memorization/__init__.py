@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from glasshouse.evidence.claims import ClaimSpec, Threshold
 from glasshouse.statistics import Estimate, t_interval
-from glasshouse.studies import Figure, Lab, Table, Yield, study
+from glasshouse.studies import Figure, Table, Yield, study
 from glasshouse.studies.attribution.pre_memorization import growing, organism, records
+
+if TYPE_CHECKING:
+    from glasshouse.studies._lab import Lab
 
 PAPER = "Kang, Setlur, Ghosh, Steinhardt, Tomlin, Levine, Kumar 2024, arXiv 2411.07681"
 THIRD = "the spec asks for agreement to the third decimal: one unit of it is the margin"
