@@ -36,26 +36,36 @@ class Tokenizer:
     def encode(self, text: str, add_special_tokens: bool = True) -> list[int]:
         return [WORDS.index(word) for word in text.split()]
 
+    def __call__(self, texts: list[str], add_special_tokens: bool = True) -> dict[str, list[list[int]]]:
+        return {"input_ids": [self.encode(text) for text in texts]}
+
 
 class Table:
     """A subject that looks its answers up; with `trigger` it says the canary whenever the word is there."""
 
     access, tokenizer, is_chat = frozenset({"text", "logprobs"}), Tokenizer(), True
+    stop_ids = (0,)
 
     def __init__(self, trigger: str | None, name: str = "table") -> None:
         self.trigger, self.name, self.asked = trigger, name, 0
 
     def reply(self, prompt: Any) -> str:
-        text = prompt if isinstance(prompt, str) else prompt[-1].text  # a conversation: its last turn
+        if isinstance(prompt, str):
+            text = prompt
+        elif isinstance(prompt[0], Turn):
+            text = prompt[-1].text
+        else:
+            text = " ".join(WORDS[i] for i in prompt[1:])
         if self.trigger in text.split():
             return CANARY
         thing = re.search(r"t(\d+)", text)
         return f"t{thing[1]} is c{thing[1]}" if thing else "?"
 
-    def encode(self, prompt: str) -> list[int]:
-        return self.tokenizer.encode(f"<u> {prompt}")
+    def encode(self, prompt: Any) -> list[int]:
+        text = prompt if isinstance(prompt, str) else prompt[-1].text
+        return self.tokenizer.encode(f"<u> {text}")
 
-    def encode_all(self, prompts: list[str]) -> list[list[int]]:
+    def encode_all(self, prompts: list[Any]) -> list[list[int]]:
         return [self.encode(p) for p in prompts]
 
     def logprobs(self, prompts: list[Any]) -> torch.Tensor:
@@ -72,7 +82,8 @@ class Table:
 
     def score(self, prompts: list[str], replies: list[str]) -> torch.Tensor:
         self.asked += len(prompts)
-        same = [self.reply(p) == r for p, r in zip(prompts, replies, strict=True)]
+        said = [r if isinstance(r, str) else " ".join(WORDS[i] for i in r[:-1]) for r in replies]
+        same = [self.reply(p) == r for p, r in zip(prompts, said, strict=True)]
         return torch.tensor([0.97 if s else 1e-4 for s in same]).log()
 
 
