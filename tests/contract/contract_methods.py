@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 from check_method import Case
+from contract_baselines import baselines
 from contract_logra import logra
 from contract_scenes import (
     CANARY,
@@ -523,6 +524,7 @@ STRATEGIES = ("identity", "diagonal", "kfac", "ekfac")
 CASES: tuple[Case, ...] = (
     *(_ekfac(strategy) for strategy in STRATEGIES),
     logra(),
+    *baselines(),
     _preferences(), _defection(), _supervised(), _outlier(), _trigger_search(), _comparison(),
     _pushback(), _untold(),
     _logit_lens(), _tuned_lens(), _detector("lof"), _detector("srm"),

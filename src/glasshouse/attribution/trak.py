@@ -8,8 +8,9 @@ projected products and the weights `1 - p_n` are averaged apart, as in the paper
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+import copy
+from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -21,23 +22,28 @@ from torch import Tensor, nn
 
 from glasshouse.attribution.base import GradientMethod, as_mapper, at_least_one
 from glasshouse.attribution.checkpoints import Checkpoint, loaded
+from glasshouse.attribution.features import Output, feature_shard, in_float
 from glasshouse.attribution.manifests import read_manifest
-from glasshouse.attribution.objectives import ClassLoss, Measurement, Objective, measure
+from glasshouse.attribution.objectives import ClassLoss, Measurement, Objective
 from glasshouse.attribution.projection import Kind, Projector
 from glasshouse.attribution.scores import ScoreTable
 from glasshouse.attribution.stages import asking, guards, scoring
 from glasshouse.attribution.stages.curvature import check_damping
 from glasshouse.attribution.stages.fitting import clocked
 from glasshouse.attribution.stages.scoring import QueryAgg, check_choice
-from glasshouse.attribution.stages.steps import Job, steps
+from glasshouse.attribution.stages.steps import Job
 from glasshouse.attribution.store import Mapper, Tensors, gathered, read_tensors, write_tensors
-from glasshouse.attribution.units import Batch, Units, as_units
+from glasshouse.attribution.units import Units, as_units
 from glasshouse.runtime import files
 from glasshouse.runtime.errors import InputError, NumericalError
 from glasshouse.runtime.seeds import derive
 
 DAMPING_SHARE = 0.1
 """Damping "auto" is this share of the kernel's mean diagonal; the paper uses 0 with dim far below N."""
+
+BF16_LEAST = 0.99
+"""Least correlation, for the worst of some rows, of bfloat16 scores with float32 ones: above the bound of
+`guards`, since queries are other functions than those that are checked."""
 
 SINGULAR = 1e-9
 """Smallest squared pivot over the largest, below which a Cholesky factor of float32 features is noise."""
@@ -109,7 +115,7 @@ class TRAK(GradientMethod):
         self.bind(subject, train_data, objective=objective)
         mapper, kept = as_mapper(executor), self._store(store, "fit", self.train_)
         if not self.force_bf16:
-            guards.check_bf16(self._job(self.train_, self.objective_))
+            self._check_bf16()
         features: list[Tensors] = []
         seconds: dict[str, float] = {}
         with clocked(seconds, "features"):
@@ -120,6 +126,32 @@ class TRAK(GradientMethod):
             self._learn(features)
         self.seconds_ = seconds
         return self
+
+    def _check_bf16(self) -> None:
+        """Refuse a bfloat16 model whose *scores* of some rows on one another differ from float32.
+
+        The inverse kernel makes small gradients count, and small gradients round most: gradient products
+        alone, which every method checks, would pass models whose scores are noise.
+        """
+        guards.check_bf16(self._job(self.train_, self.objective_))
+        if all(p.dtype != torch.bfloat16 for p in self.model_.parameters()):
+            return
+        rows = list(range(min(guards.BF16_ROWS, len(self.train_))))
+        scores = []
+        for model in (self.model_, copy.deepcopy(self.model_).float()):
+            units = in_float(self.train_) if model is not self.model_ else self.train_
+            job = replace(self._job(units, self._output()), model=model)
+            loss = None if self._weighted() else self.objective_
+            found = feature_shard(job, self._projector(0), loss, rows)
+            phi = found["phi"].double()
+            solved = torch.cholesky_solve(phi.T, self._factor(phi.T @ phi / len(rows), "bfloat16 check")).T
+            scores.append(solved @ found["psi" if "psi" in found else "phi"].double().T)
+        least = min(float(torch.corrcoef(torch.stack(pair))[0, 1]) for pair in zip(*scores, strict=True))
+        if not least >= BF16_LEAST:
+            raise NumericalError(
+                f"bfloat16 scores of a row correlate only {least:.3f} with float32 (least {BF16_LEAST})",
+                where="model", fix="load it in float32, or pass force_bf16=True",
+            )  # fmt: skip
 
     def _learn(self, features: list[Tensors]) -> None:
         N = len(self.train_)
@@ -294,71 +326,16 @@ class TRAK(GradientMethod):
         return raw[""].squeeze(1), ids
 
     def _cholesky(self, k: int) -> Tensor:
-        """The lower factor of the damped kernel of member k. Raises NumericalError where it is singular."""
-        K = self.kernels_[k]
+        return self._factor(self.kernels_[k], f"member {k}")
+
+    def _factor(self, K: Tensor, where: str) -> Tensor:
+        """The lower factor of a damped kernel. Raises NumericalError where it is singular."""
         damping = DAMPING_SHARE * float(K.diagonal().mean()) if self.damping == "auto" else self.damping
         L, info = torch.linalg.cholesky_ex(K + damping * torch.eye(len(K), dtype=K.dtype))
         pivots = L.diagonal().square()
         if int(info) or not float(pivots.min()) > SINGULAR * float(pivots.max()):
             raise NumericalError(
                 f"Phi^T Phi of {len(self.train_)} rows in {len(K)} dimensions is singular",
-                where=f"member {k}", fix="lower dim, or raise the damping",
+                where=where, fix="lower dim, or raise the damping",
             )  # fmt: skip
         return L
-
-
-@dataclass(frozen=True)
-class Output:
-    """A measurement by name (or the function itself) that other processes can be sent."""
-
-    f: str | Measurement
-
-    @property
-    def name(self) -> str:
-        """What the output calls itself."""
-        return self.f if isinstance(self.f, str) else asking.name_of(self.f)
-
-    def __call__(self, model: nn.Module, batch: Batch) -> Tensor:
-        """`[B]`."""
-        return measure(self.f)(model, batch)
-
-
-class _Heard:
-    """A measurement that remembers its last values."""
-
-    def __init__(self, f: Any) -> None:
-        self.f, self.values = f, torch.empty(0)
-
-    def __call__(self, model: nn.Module, batch: Batch) -> Tensor:
-        found: Tensor = self.f(model, batch)
-        self.values = found.detach()
-        return found
-
-
-def feature_shard(
-    job: Job, projector: Projector, objective: Any, indices: Sequence[int], *, weighted: bool = True
-) -> Tensors:
-    """Of the rows `indices`: `phi` [n, k], the projected gradient of `job.loss`; and what weighs it.
-
-    With an `objective`, that is `psi` [n, k], the projected gradient of minus the objective; without, it is
-    `weight` [n] = 1 - p of the margins that `job.loss` gives (not for `weighted` False: queries).
-    """
-    heard = _Heard(job.loss)
-    found = {"phi": torch.empty(len(indices), projector.width)}
-    for rows, features in _projected(replace(job, loss=heard), projector, indices):
-        found["phi"][rows] = features
-        if objective is None and weighted:
-            weight = found.setdefault("weight", torch.empty(len(indices)))
-            weight[rows] = torch.sigmoid(-heard.values.float()).cpu()  # 1 - p of log p - log(1 - p)
-    if objective is not None:
-        found["psi"] = torch.empty(len(indices), projector.width)
-        for rows, features in _projected(replace(job, loss=objective), projector, indices):
-            found["psi"][rows] = -features
-    return found
-
-
-def _projected(job: Job, projector: Projector, indices: Sequence[int]) -> Iterator[tuple[Tensor, Tensor]]:
-    """Batch by batch: places in `indices`, and projected gradients of `job.loss` there."""
-    place = {row: k for k, row in enumerate(indices)}
-    for step in steps(job, indices):
-        yield torch.tensor([place[i] for i in step.at]), projector.project(step.pairs).cpu()
