@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -15,12 +16,17 @@ from glasshouse.attribution.source.segments import Segment
 from glasshouse.attribution.source.spectral import Spectrum
 from glasshouse.attribution.stages.contract import Query, low_rank
 from glasshouse.attribution.stages.passes import layer_gradients
-from glasshouse.attribution.stages.scoring import Plan, Prepared, score_shard
+from glasshouse.attribution.stages.scoring import Plan, Prepared, Unit, aggregate, score_shard
 from glasshouse.attribution.stages.steps import Job
 from glasshouse.attribution.store import Mapper, Store, gathered
-from glasshouse.attribution.units import TensorUnits, TokenUnits, Units
-from glasshouse.runtime.errors import InputError
+from glasshouse.attribution.units import Units
 from glasshouse.runtime.seeds import derive
+
+if TYPE_CHECKING:
+    from glasshouse.attribution.source.method import SOURCE
+
+SELF_FLOATS = 1 << 28
+"""Numbers of layer gradients that `self_scores` holds at once."""
 
 Tensors = dict[str, Tensor]
 Spectra = Mapping[str, Spectrum]
@@ -126,43 +132,60 @@ def self_pass(
     return total * one.weight / len(one.segment.checkpoints)
 
 
-def pooled(stages: Mapping[str, Units]) -> Units:
-    """All rows of all stages, each once.
-
-    Raises InputError for an id that names different rows in two stages, and for kinds of rows that cannot be
-    put side by side.
-    """
-    parts = list(stages.values())
-    if len(parts) == 1:
-        return parts[0]
-    seen: dict[str, tuple[str, int]] = {}
-    for stage, units in stages.items():
-        for i, name in enumerate(units.ids):
-            first, j = seen.setdefault(name, (stage, i))
-            if first != stage and _content(units, i) != _content(stages[first], j):
-                raise InputError(
-                    f"the id {name!r} names one row in stage {first!r} and another in {stage!r}",
-                    where="stage_data", fix="give rows ids that are their own in all stages",
-                )  # fmt: skip
-    fresh = [[i for i, n in enumerate(u.ids) if seen[n][0] == stage] for stage, u in stages.items()]
-    return _joined(parts, fresh)
+def passes_over(method: SOURCE, rows: Units, stages: Sequence[str], unit: Unit, *, alike: bool) -> list[Pass]:
+    """Which rows of the table meet which segment of `stages`; with `alike` all rows meet all of them."""
+    sizes = rows.sizes if unit == "token" else [1] * len(rows)
+    ends = torch.tensor(sizes).cumsum(0).tolist()
+    place = {n: torch.arange(e - s, e) for n, s, e in zip(rows.ids, sizes, ends, strict=True)}
+    found = []
+    for index, segment in enumerate(method.segments_):
+        if segment.stage in stages:
+            trained = method.stages_[segment.stage]
+            own = rows if alike else trained
+            columns = torch.cat([place[name] for name in own.ids])
+            found.append(Pass(segment, index, own, columns, method.scales_[segment.stage] / len(trained)))
+    return found
 
 
-def _joined(parts: list[Any], fresh: list[list[int]]) -> Units:
-    kept = [part.subset(rows) for part, rows in zip(parts, fresh, strict=True) if rows]
-    if all(isinstance(part, TokenUnits) for part in kept):
-        rows = [row for part in kept for row in part.rows]
-        return TokenUnits(rows, side=kept[0].side, pad_id=kept[0].pad_id)
-    if all(isinstance(part, TensorUnits) for part in kept):
-        ids = [name for part in kept for name in part.ids]
-        inputs, targets = ([getattr(part, key) for part in kept] for key in ("inputs", "targets"))
-        return TensorUnits(torch.cat(inputs), torch.cat(targets), ids)
-    raise InputError("stages hold different kinds of rows", where="stage_data", fix="give all of one kind")
+def scored(
+    method: SOURCE,
+    rows: Units,
+    todo: Sequence[Pass],
+    plan: Plan,
+    mapper: Mapper,
+    *,
+    per_segment: bool = False,
+    store: Path | str | None = None,
+    about: Mapping[str, Any] | None = None,
+) -> tuple[Tensors, tuple[str, ...]]:
+    """Scores of `rows` on the queries of the last `score` call, and the names of the queries."""
+    asked, f, how, _ = method.asked_
+    of = {"of_stage" if key == "stage" else key: value for key, value in (about or {}).items()}
+    kept = method._store(store, "score", rows, queries=asked.sha256, per_module=plan.per_module, **of)
+    raw, ids = aggregate(layer_gradients(method._job(asked, f), range(len(asked))), asked.ids, how)
+    width = sum(rows.sizes) if plan.unit == "token" else len(rows)
+    totals = Totals(len(ids), width, (plan.per_module, per_segment))
+    working, by_index = method._copy(), {one.index: one for one in todo}
+    job = method._row_job(working)
+    for index, found in carried(raw, method.spectra_, list(by_index)):
+        one = by_index[index]
+        ready = prepared(found, ids, method.model_, method.query_rank, method.svd, method.seed)
+        score_pass(one, ready, job, working, method._shards(one.rows), plan, mapper, kept, totals)
+    return totals.found, ids
 
 
-def _content(units: Any, i: int) -> Any:
-    if isinstance(units, TokenUnits):
-        return units.rows[i].ids, units.rows[i].labels
-    if isinstance(units, TensorUnits):
-        return units.inputs[i].tolist(), units.targets[i].tolist()
-    raise InputError("rows of this kind cannot come in stages", fix="give TokenUnits or TensorUnits")
+def self_scores(method: SOURCE, rows: Units, todo: Sequence[Pass]) -> Tensor:
+    """Each row's score on its own negative loss at the end of training, `[N]`."""
+    total, working = torch.zeros(len(rows), dtype=torch.float64), method._copy()
+    final, job = method._job(rows, method.objective_), method._row_job(working)
+    size = max(1, SELF_FLOATS // sum(m.out_features * m.in_features for m in method.tracked_))
+    for one in todo:
+        places = one.columns.tolist()
+        for start in range(0, len(places), size):
+            at = places[start : start + size]
+            raw = layer_gradients(final, at)
+            for later in reversed(method.spectra_[one.index + 1 :]):
+                raw = {name: later[name].back(V) for name, V in raw.items()}
+            own = list(range(start, start + len(at)))
+            total[at] += self_pass(raw, one, method.spectra_[one.index], working, job, own)
+    return total.float()

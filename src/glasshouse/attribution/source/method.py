@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -23,11 +22,11 @@ from glasshouse.attribution.source import curvature, disk, report
 from glasshouse.attribution.source.asking import Pass
 from glasshouse.attribution.source.curvature import SegmentFit, Working
 from glasshouse.attribution.source.notes import training_notes, unstable
+from glasshouse.attribution.source.pooling import pooled
 from glasshouse.attribution.source.segments import Rates, Segment, cut, of_stage, stages_of
 from glasshouse.attribution.source.spectral import FactoredSpectrum, HybridSpectrum, Spectrum
-from glasshouse.attribution.stages import asking, fitting, guards, scoring
+from glasshouse.attribution.stages import asking, fitting, guards
 from glasshouse.attribution.stages.curvature import check_damping
-from glasshouse.attribution.stages.passes import layer_gradients
 from glasshouse.attribution.stages.scoring import Plan, QueryAgg, Unit, check_choice
 from glasshouse.attribution.stages.steps import Job
 from glasshouse.attribution.store import Mapper
@@ -42,9 +41,6 @@ Optimizer = Literal["sgd", "adam"]
 AdamForm = Literal["hybrid", "factored"]
 LabelMode = Literal["sampled", "empirical"]
 Normed = Literal["none", "grad"]
-
-SELF_FLOATS = 1 << 28
-"""Numbers of layer gradients that `self_score` holds at once."""
 
 __all__ = ["SOURCE", "Checkpoint", "StabilityWarning"]
 
@@ -227,7 +223,10 @@ class SOURCE(GradientMethod):
         }  # fmt: skip
         rows, todo = self._passes(stage, candidates, unit)
         with curvature.added(self.seconds_, "scores"):
-            found, ids = self._scored(rows, todo, plan, per_segment, as_mapper(executor), store, about)
+            found, ids = passes.scored(
+                self, rows, todo, plan, as_mapper(executor),
+                per_segment=per_segment, store=store, about=about,
+            )  # fmt: skip
         table = self._table(found, rows, ids, plan, about)
         return table if top_k is None else table.keep_top(top_k)
 
@@ -238,23 +237,7 @@ class SOURCE(GradientMethod):
         """
         self._check_fitted()
         rows, todo = self._passes(stage, None, "row")
-        total, working = torch.zeros(len(rows), dtype=torch.float64), self._copy()
-        final = self._job(rows, self.objective_)
-        floats = sum(m.out_features * m.in_features for m in self.tracked_)
-        size = max(1, SELF_FLOATS // floats)
-        place = {name: i for i, name in enumerate(rows.ids)}
-        for one in todo:
-            at = [place[name] for name in one.rows.ids]
-            for start in range(0, len(at), size):
-                raw = layer_gradients(final, at[start : start + size])
-                for later in reversed(range(one.index + 1, len(self.spectra_))):
-                    raw = {name: self.spectra_[later][name].back(V) for name, V in raw.items()}
-                own = list(range(start, min(start + size, len(at))))
-                part = passes.self_pass(
-                    raw, one, self.spectra_[one.index], working, self._row_job(working), own
-                )
-                total[at[start : start + size]] += part
-        return asking.finite(total.float().numpy(), "self scores")
+        return asking.finite(passes.self_scores(self, rows, todo).numpy(), "self scores")
 
     def explain(self, q: int | str, n: int | str, *, candidates: Any = None) -> ScoreTable:
         """Token by module parts of row n in query q of the last `score` call: one query, `per_module` set."""
@@ -262,16 +245,15 @@ class SOURCE(GradientMethod):
         if not hasattr(self, "asked_"):
             raise InputError("there are no queries yet", fix="call score() first")
         stage = self.asked_[3]
-        rows = self._rows_of(stage, candidates)
-        at = asking.position(n, rows.ids, "row")
-        alone: Any = rows
-        rows, todo = self._passes(
-            stage, alone.subset([at]), "token", seen=rows.ids[at] if candidates is None else None
-        )
+        every: Any = self._rows_of(stage, candidates)
+        at = asking.position(n, every.ids, "row")
+        rows, name = every.subset([at]), every.ids[at]
+        seen = [s for s, own in self.stages_.items() if candidates is not None or name in own.ids]
         plan = Plan(0.0, unit="token", per_module=True)
-        found, ids = self._scored(rows, todo, plan, False, as_mapper(None), None, {})
+        todo = passes.passes_over(self, rows, seen if stage is None else [stage], "token", alike=True)
+        found, ids = passes.scored(self, rows, todo, plan, as_mapper(None))
         row = asking.position(q, ids, "query")
-        about = {"unit": "token", "row": rows.ids[0]}
+        about = {"unit": "token", "row": name, "stage": stage}
         return self._table({k: v[row : row + 1] for k, v in found.items()}, rows, (ids[row],), plan, about)
 
     def schedule(self, *, per_module: bool = False) -> pd.DataFrame:
@@ -355,7 +337,7 @@ class SOURCE(GradientMethod):
             )  # fmt: skip
         _, tokenizer = guards.unwrap(subject)
         self.stages_ = {name: as_units(data[name], tokenizer=tokenizer) for name in names}
-        super()._bind(subject, passes.pooled(self.stages_), objective)
+        super()._bind(subject, pooled(self.stages_), objective)
         self.segments_ = cut(
             self.checkpoints, self.segments, lr_log=self.lr_log, c=self.c, momentum=self.momentum
         )
@@ -402,51 +384,12 @@ class SOURCE(GradientMethod):
             return as_units(candidates, tokenizer=self._tokenizer)
         return self.train_ if stage is None else self.stages_[stage]
 
-    def _passes(
-        self, stage: str | None, candidates: Any, unit: Unit, *, seen: str | None = None
-    ) -> tuple[Units, list[Pass]]:
-        """The rows of the table, and which of them meet which segment. Row `seen` is one of training."""
-        if candidates is not None and seen is not None:
-            rows, stages = candidates, [s for s, u in self.stages_.items() if seen in u.ids]
-            stages = stages if stage is None else [stage]
-        else:
-            rows = self._rows_of(stage, candidates)
-            stages = list(self.stages_) if stage is None else [stage]
-        place = _places(rows, unit)
-        found = []
-        for index, segment in enumerate(self.segments_):
-            if segment.stage not in stages:
-                continue
-            own = rows if candidates is not None or len(stages) == 1 else self.stages_[segment.stage]
-            columns = torch.cat([place[name] for name in own.ids])
-            weight = self.scales_[segment.stage] / len(self.stages_[segment.stage])
-            found.append(Pass(segment, index, own, columns, weight))
-        return rows, found
-
-    def _scored(
-        self,
-        rows: Units,
-        todo: list[Pass],
-        plan: Plan,
-        per_segment: bool,
-        mapper: Mapper,
-        store: Path | str | None,
-        about: dict[str, Any],
-    ) -> tuple[dict[str, Tensor], tuple[str, ...]]:
-        asked, f, how, _ = self.asked_
-        of = {"of_stage" if key == "stage" else key: value for key, value in about.items()}
-        kept = self._store(store, "score", rows, queries=asked.sha256, per_module=plan.per_module, **of)
-        job = self._job(asked, f)
-        raw, ids = scoring.aggregate(layer_gradients(job, range(len(asked))), asked.ids, how)
-        width = sum(rows.sizes) if plan.unit == "token" else len(rows)
-        totals = passes.Totals(len(ids), width, (plan.per_module, per_segment))
-        working, by_index = self._copy(), {one.index: one for one in todo}
-        for index, found in passes.carried(raw, self.spectra_, list(by_index)):
-            one = by_index[index]
-            ready = passes.prepared(found, ids, self.model_, self.query_rank, self.svd, self.seed)
-            shards = self._shards(one.rows)
-            passes.score_pass(one, ready, self._row_job(working), working, shards, plan, mapper, kept, totals)
-        return totals.found, ids
+    def _passes(self, stage: str | None, candidates: Any, unit: Unit) -> tuple[Units, list[Pass]]:
+        """The rows of the table, and which of them meet which segment."""
+        rows = self._rows_of(stage, candidates)
+        stages = list(self.stages_) if stage is None else [stage]
+        alike = candidates is not None or len(stages) == 1
+        return rows, passes.passes_over(self, rows, stages, unit, alike=alike)
 
     def _table(
         self, found: dict[str, Tensor], rows: Units, ids: tuple[str, ...], plan: Plan, about: dict[str, Any]
@@ -455,10 +398,3 @@ class SOURCE(GradientMethod):
         if about.get("stage") is not None:
             meta["n_train"] = len(self.stages_[about["stage"]])
         return asking.table([found], rows, ids, n=1, tokens=plan.unit == "token", meta=meta)
-
-
-def _places(rows: Units, unit: Unit) -> dict[str, Tensor]:
-    """Columns of each row by its id."""
-    sizes = rows.sizes if unit == "token" else [1] * len(rows)
-    ends = torch.tensor(sizes).cumsum(0).tolist()
-    return {n: torch.arange(e - s, e) for n, s, e in zip(rows.ids, sizes, ends, strict=True)}

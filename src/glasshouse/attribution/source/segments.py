@@ -154,7 +154,8 @@ def _share(start: int, last: int, k: int, of: int) -> int:
 
 def _suggested(points: list[Checkpoint], count: int) -> list[int]:
     """Last steps near equal shares of the checkpoints, broken at stages."""
-    wanted = {max(0, -(-len(points) * (k + 1) // count) - 1) for k in range(max(count, 1))}
+    count = max(count, 1)
+    wanted = {-(-len(points) * (k + 1) // count) - 1 for k in range(count)}
     breaks = {k for k, (a, b) in enumerate(pairwise(points)) if a.stage != b.stage}
     return sorted({points[k].step for k in wanted | breaks if k < len(points)})
 
