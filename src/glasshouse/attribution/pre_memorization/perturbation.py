@@ -143,4 +143,4 @@ def two_means(a: Array, b: Array, *, seed: int = 0) -> tuple[Estimate, float]:
         value, min(low, value), max(high, value), 0.95, len(pooled),
         f"percentile bootstrap over rows of both groups, {RESAMPLES} resamples",
     )  # fmt: skip
-    return found, permutation_p_value(value, null - 1e-12)
+    return found, permutation_p_value(value, null + 1e-12)  # a tie is as extreme
