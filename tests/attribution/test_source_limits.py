@@ -63,7 +63,7 @@ def test_one_long_segment_is_ekfac() -> None:
 
 
 def test_short_segments_are_gradient_products_weighted_by_their_length() -> None:
-    """c -> 0 is the gradient of the final query times rows' gradients at each checkpoint, weight c/C a segment.
+    """With c -> 0: the final query's gradient times rows' gradients at each checkpoint, c/C a segment.
 
     TracIn asks the query at each checkpoint, so the two agree where all checkpoints are the final model.
     """

@@ -32,6 +32,7 @@ from contract_scenes import (
     texts,
     token_rows,
 )
+from contract_source import source
 
 from glasshouse.attribution import EKFAC, TokenUnits
 from glasshouse.behaviour.disputes import disputes_from_templates
@@ -525,6 +526,7 @@ CASES: tuple[Case, ...] = (
     *(_ekfac(strategy) for strategy in STRATEGIES),
     logra(),
     *baselines(),
+    source(),
     _preferences(), _defection(), _supervised(), _outlier(), _trigger_search(), _comparison(),
     _pushback(), _untold(),
     _logit_lens(), _tuned_lens(), _detector("lof"), _detector("srm"),

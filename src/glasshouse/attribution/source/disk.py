@@ -107,7 +107,7 @@ def check_numbers(method: SOURCE) -> None:
             raise InputError(f"momentum is {beta}", where=f"stage {stage!r}", fix="use 0 <= momentum < 1")
         if not 0 <= decay < float("inf"):
             raise InputError(f"weight_decay is {decay}", where=f"stage {stage!r}", fix="use a number >= 0")
-        if beta and method.optimizer == "adam":
+        if beta and method.optimizer == "adam" and not method.assume_sgd:
             raise InputError(
                 "momentum is for heavy-ball steps; Adam's first moment is an average and lengthens no step",
                 where="momentum", fix="leave it at 0",
