@@ -21,7 +21,7 @@ from glasshouse.attribution.ifcomp.choices import Choices
 from glasshouse.attribution.ifcomp.heads import ClassHead
 from glasshouse.attribution.ifcomp.reports import MislabelReport, OODReport, mislabels, out_of_distribution
 from glasshouse.attribution.ifcomp.results import Complexity, Floats, Space
-from glasshouse.attribution.ifcomp.tuning import Tuned, alphas_for, calibration, search
+from glasshouse.attribution.ifcomp.tuning import TEMPERATURES, Tuned, alphas_for, calibration, search
 from glasshouse.attribution.stages import fitting, guards, persist
 from glasshouse.attribution.stages.curvature import Factor, check_damping
 from glasshouse.attribution.stages.fitting import clocked
@@ -52,8 +52,8 @@ class IFComp(GradientMethod):
     the final softmax. `strategy` identity is the plain gradient norm (an NTK), for comparison. Embeddings and
     normalisation layers are not tracked.
 
-    Learned: `factors_`, `alpha_`, `temperature_`, `classes_`, `tracked_`, `names_`, `train_`, `model_hash_`;
-    `seconds_`, CPU seconds of each stage.
+    Learned: `factors_`, `alpha_`, `output_temperature_`, `temperature_`, `classes_`, `tracked_`, `names_`,
+    `train_`, `model_hash_`; `seconds_`, CPU seconds of each stage.
 
     >>> from torch import nn
     >>> X, y = torch.randn(20, 3), torch.tensor([0, 1] * 10)
@@ -116,6 +116,7 @@ class IFComp(GradientMethod):
         else:
             self._fit(as_mapper(executor), store)
         self.temperature_, self.alpha_ = self.temperature, self.alpha
+        self.output_temperature_ = self.output_temperature
         self._check_alive()
         return self
 
@@ -186,7 +187,7 @@ class IFComp(GradientMethod):
         return self._told(units, found, y is not None or not isinstance(x, Tensor))
 
     def predict_proba(self, x: Any) -> Floats:
-        """Hindsight probabilities [n, k] at `alpha_` (the option, or what `tune` found)."""
+        """Hindsight probabilities [n, k] at `alpha_` and `output_temperature_` (see `tune`)."""
         return self._hindsight(self.complexity(x))
 
     def codelength(self, x: Any, y: Any = None, weight: float = 1.0) -> Floats:
@@ -200,12 +201,18 @@ class IFComp(GradientMethod):
         return (found.norm_of(reading.given(self.train_)) / len(self.train_)).astype(np.float32)
 
     def tune(
-        self, val: Any, metric: Literal["nll", "ece"] = "nll", *, alphas: Sequence[float] | None = None
+        self,
+        val: Any,
+        metric: Literal["nll", "ece"] = "nll",
+        *,
+        alphas: Sequence[float] | None = None,
+        temperatures: Sequence[float] | None = None,
     ) -> IFComp:
-        """Choose `alpha_` on held-out points with labels: the one of `alphas` with the least `metric`.
+        """Choose `alpha_` and `output_temperature_` on held-out points with labels, by the least `metric`.
 
-        By default 0 and a grid over four decades around the alpha that moves logits by one. Raises InputError
-        for the training rows themselves, and for a negative alpha.
+        `alphas`: by default 0 and a grid over four decades around the alpha that moves logits by one.
+        `temperatures` of the output: by default 13 from a half to four; give one to tune alpha alone. Raises
+        InputError for the training rows themselves, and for numbers that cannot be.
         """
         self._check_ready()
         check_choice("metric", metric, Literal["nll", "ece"])
@@ -216,10 +223,13 @@ class IFComp(GradientMethod):
         grid = alphas_for(found) if alphas is None else [float(a) for a in alphas]
         if not grid or any(not (a >= 0 and math.isfinite(a)) for a in grid):
             raise InputError(f"alphas are {grid}", where="tune", fix="give finite numbers >= 0")
+        heats = list(TEMPERATURES if temperatures is None else temperatures)
+        if not heats or any(not (t > 0 and math.isfinite(t)) for t in heats):
+            raise InputError(f"temperatures are {heats}", where="tune", fix="give positive numbers")
         self.tuned_: Tuned = search(
-            found, reading.given(units), grid, metric, self.space, self.output_temperature, units.sha256
+            found, reading.given(units), grid, heats, metric, self.space, units.sha256
         )
-        self.alpha_ = self.tuned_.alpha
+        self.alpha_, self.output_temperature_ = self.tuned_.alpha, self.tuned_.temperature
         return self
 
     def calibration(self, x: Any, y: Any = None, *, bins: int = 15) -> dict[str, float]:
@@ -237,8 +247,14 @@ class IFComp(GradientMethod):
         found = self.complexity(units)
         return calibration(found, self._hindsight(found), reading.given(units), bins)
 
-    def mislabel_report(self, train: Any = None, *, weight: float = 1.0) -> MislabelReport:
-        """Rows ranked by what their own label costs, worst first; `train` defaults to the training rows."""
+    def mislabel_report(
+        self, train: Any = None, *, weight: float | Literal["auto"] = "auto"
+    ) -> MislabelReport:
+        """Rows ranked by what their own label costs, worst first; `train` defaults to the training rows.
+
+        `weight` "auto" balances loss and complexity over these rows. A temperature of about 3 serves labels
+        best: at 1,000 the label is gone from the gradients by design.
+        """
         self._check_ready()
         units = self.train_ if train is None else self._points(train)
         return mislabels(self.complexity(units), reading.given(units), weight=weight)
@@ -272,7 +288,8 @@ class IFComp(GradientMethod):
         """Write `manifest.json` (with the tuned alpha) and one safetensors file per module, atomically."""
         self._check_ready()
         tuned = self.tuned_.to_json() if hasattr(self, "tuned_") else None
-        about = {**self._manifest(), "classes": self.classes_, "alpha_": self.alpha_, "tuned": tuned}
+        about = {**self._manifest(), "classes": self.classes_, "alpha_": self.alpha_,
+                 "output_temperature_": self.output_temperature_, "tuned": tuned}  # fmt: skip
         return persist.save(Path(folder), self.factors_, about)
 
     @classmethod
@@ -290,6 +307,7 @@ class IFComp(GradientMethod):
         method._check_stored(manifest, folder)
         method.factors_, method.seconds_ = factors, {}
         method.temperature_, method.alpha_ = method.temperature, manifest["alpha_"]
+        method.output_temperature_ = manifest["output_temperature_"]
         if manifest["tuned"] is not None:
             method.tuned_ = Tuned(**manifest["tuned"])
         return method
@@ -354,7 +372,7 @@ class IFComp(GradientMethod):
         return result
 
     def _hindsight(self, found: Complexity) -> Floats:
-        return found.hindsight(self.alpha_, self.space, temperature=self.output_temperature)
+        return found.hindsight(self.alpha_, self.space, temperature=self.output_temperature_)
 
     def _check_ready(self) -> None:
         """Raise InputError before `fit`, StaleError when the temperature is no longer the factors'."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -82,8 +82,11 @@ class OODReport:
         return str(self.to_frame().to_html(index=False))
 
 
-def mislabels(found: Complexity, y: NDArray[np.int64], *, weight: float = 1.0) -> MislabelReport:
+def mislabels(
+    found: Complexity, y: NDArray[np.int64], *, weight: float | Literal["auto"] = "auto"
+) -> MislabelReport:
     """The report of labelled points; el2n and loss are read off the same logits."""
+    weight = found.balanced_weight(y) if weight == "auto" else weight
     at = found._columns(y)
     rows = np.arange(len(found))
     scores = {

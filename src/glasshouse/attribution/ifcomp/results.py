@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 Space = Literal["logit", "prob"]
 Floats = NDArray[np.float64]
+BALANCE = 4.0
+"""How much more the loss spreads than the complexity in a balanced code length."""
 ROUNDING = 1e-4
 """A norm below -ROUNDING times the largest one of its row is no rounding error."""
 
@@ -103,6 +105,17 @@ class Complexity:
         if not (weight >= 0 and np.isfinite(weight)):
             raise InputError(f"weight is {weight}", fix="use a number >= 0")
         return np.asarray(weight * self.loss(y) / self.temperature + self.parametric / self.n_train)
+
+    def balanced_weight(self, y: Any = None) -> float:
+        """The weight at which the loss spreads over these points `BALANCE` times as much as the complexity.
+
+        It depends on the points: take it from the training rows as a whole. Raises InputError where every
+        label costs the same.
+        """
+        spread = float((self.loss(y) / self.temperature).std())
+        if spread <= 0:
+            raise InputError("the loss of all points is equal", fix="give a weight, or more points")
+        return BALANCE * float((self.parametric / self.n_train).std()) / spread
 
     def to_frame(self) -> pd.DataFrame:
         """One row a point: id, complexity, the preferred label and its probability."""

@@ -1,4 +1,4 @@
-"""Choosing alpha on held-out points, and what calibration is after it."""
+"""Choosing alpha and the output temperature on held-out points, and what calibration is after it."""
 
 from __future__ import annotations
 
@@ -15,17 +15,20 @@ from glasshouse.statistics.calibration import calibration_error
 
 Metric = Literal["nll", "ece"]
 BINS = 15
+TEMPERATURES = tuple(2 ** (k / 4) for k in range(-4, 9))
+"""Output temperatures from a half to four, where they are tuned."""
 GRID = tuple(10 ** (k / 8) for k in range(-16, 17))
 """Multiples of the alpha that moves the logits of the median point by one nat: four decades."""
 
 
 @dataclass(frozen=True)
 class Tuned:
-    """`alpha`, the value of the metric there and at alpha 0, and the content address of the points."""
+    """`alpha` and output `temperature`, the metric there and of the model as it stands, and which points."""
 
     alpha: float
+    temperature: float
     value: float
-    at_zero: float
+    raw: float
     metric: str
     data: str
 
@@ -43,15 +46,23 @@ def alphas_for(found: Complexity) -> list[float]:
 
 
 def search(
-    found: Complexity, y: NDArray[np.int64], alphas: Sequence[float], metric: Metric, space: Space,
-    temperature: float, data: str,
-) -> Tuned:  # fmt: skip
-    """The alpha with the least metric; of equal ones the first."""
+    found: Complexity,
+    y: NDArray[np.int64],
+    alphas: Sequence[float],
+    temperatures: Sequence[float],
+    metric: Metric,
+    space: Space,
+    data: str,
+) -> Tuned:
+    """The alpha and the output temperature with the least metric; of equal ones the first."""
     at = found._columns(y)
-    scores = [_score(found.hindsight(a, space, temperature=temperature), at, metric) for a in alphas]
+    grid = [(a, t) for t in temperatures for a in alphas]
+    scores = [_score(found.hindsight(a, space, temperature=t), at, metric) for a, t in grid]
     best = int(np.argmin(scores))
-    zero = _score(found.hindsight(0.0, space, temperature=temperature), at, metric)
-    return Tuned(float(alphas[best]), scores[best], zero, metric, data)
+    alpha, temperature = grid[best]
+    return Tuned(
+        float(alpha), float(temperature), scores[best], _score(found.proba, at, metric), metric, data
+    )
 
 
 def calibration(found: Complexity, p: Floats, y: NDArray[np.int64], bins: int = BINS) -> dict[str, float]:
