@@ -253,6 +253,18 @@ def test_damping_curvature_and_mode_may_change_without_logging_again(tmp_path: P
     assert not calls and again.factors_ and set(again.factors_.values()) == {None}
 
 
+def test_damping_is_a_share_of_the_mean_or_a_number(mlp, classes) -> None:
+    for curvature in ("raw", "ekfac"):
+        auto = exact(curvature=curvature, modules=["0"], damping_share=0.01).fit(mlp, classes)
+        factor = auto.factors_["0"]
+        mean = factor.mean if curvature == "raw" else float(factor.Lambda.mean())
+        named = exact(curvature=curvature, modules=["0"], damping=0.01 * mean).fit(mlp, classes)
+        usual = exact(curvature=curvature, modules=["0"]).fit(mlp, classes)
+        scores = auto.score(classes).scores
+        close(named.score(classes).scores, scores)
+        assert np.abs(usual.score(classes).scores - scores).max() > 0.05 * np.abs(scores).max()
+
+
 def test_candidates_are_scored_without_the_log() -> None:
     model, rows = tiny_gpt2(), token_rows(9)
     method = exact().fit(model, rows)

@@ -128,7 +128,8 @@ def test_shared_sketches_of_several_shapes_are_refused() -> None:
     ("options", "says"),
     [({"init": "svd"}, "init"), ({"curvature": "full"}, "curvature"), ({"dtype": "int8"}, "dtype"),
      ({"mode": "manhattan"}, "mode"), ({"scaling": "rows"}, "scaling"), ({"unit": "word"}, "unit"),
-     ({"rank": 0}, "rank"), ({"damping": -1.0}, "damping"), ({"share": ["nothing*"]}, "matches no"),
+     ({"rank": 0}, "rank"), ({"damping": -1.0}, "damping"), 
+     ({"damping_share": 0.0}, "damping_share"), ({"share": ["nothing*"]}, "matches no"),
      ({"share": ["*"], "unit": "token"}, "adds sketches")],
 )  # fmt: skip
 def test_wrong_options(options, says) -> None:

@@ -28,7 +28,8 @@ def logra() -> Case:
     return Case(
         "LoGra", LoGra, make, fit, answer,
         options={
-            "rank": 3, "init": "pca", "curvature": "ekfac", "damping": 0.25, "mode": "cosine",
+            "rank": 3, "init": "pca", "curvature": "ekfac", "damping": 0.25, "damping_share": 0.01,
+            "mode": "cosine",
             "dtype": "bfloat16", "scaling": "none", "share": ["transformer.h.*.mlp.c_fc"], "unit": "token",
             "modules": ["transformer.h.*.mlp.*"], "seed": 5, "batch_tokens": 99, "batch_rows": 4, "shards": 2,
             "force_bf16": True,

@@ -34,9 +34,10 @@ class Fisher:
     name: str
     F: Tensor
 
-    def damping(self, value: float | str) -> float:
-        """The absolute damping: "auto" is a tenth of the mean eigenvalue, trace(F) / d."""
-        return DAMPING_SHARE * float(self.F.diagonal().double().mean()) if value == "auto" else float(value)
+    @property
+    def mean(self) -> float:
+        """The mean eigenvalue, trace(F) / d."""
+        return float(self.F.diagonal().double().mean())
 
 
 Curvature = Fisher | Factor | None
@@ -63,9 +64,9 @@ class _Plain:
 class _Dense:
     """By the Cholesky factor of `F + damping`, taken in float64."""
 
-    def __init__(self, fisher: Fisher, damping: float | str) -> None:
+    def __init__(self, fisher: Fisher, damping: float) -> None:
         C = fisher.F.double()
-        C.diagonal().add_(fisher.damping(damping))
+        C.diagonal().add_(damping)
         self.L, info = torch.linalg.cholesky_ex(C)
         if int(info) or float(self.L.diagonal().min()) <= 0:
             raise NumericalError(
@@ -82,7 +83,7 @@ class _Dense:
 
 
 class _Kronecker:
-    def __init__(self, factor: Factor, damping: float | str, block: Block) -> None:
+    def __init__(self, factor: Factor, damping: float, block: Block) -> None:
         inverse = factor.inverse(damping)
         assert inverse is not None
         self.factor, self.inverse, self.shape = factor, inverse, (block.out, block.inn)
@@ -97,17 +98,25 @@ class _Kronecker:
         return self.factor.rotate(U.unflatten(1, self.shape))
 
 
-def inverses(curvature: dict[str, Curvature], layout: Layout, damping: float | str) -> dict[str, Inverse]:
-    """The damped inverse of every block. Raises NumericalError naming a block that has none."""
+def inverses(
+    curvature: dict[str, Curvature], layout: Layout, damping: float | str, share: float = DAMPING_SHARE
+) -> dict[str, Inverse]:
+    """The damped inverse of every block; damping "auto" is `share` of the block's mean eigenvalue.
+
+    Raises NumericalError naming a block that has no inverse.
+    """
     found: dict[str, Inverse] = {}
     for block in layout.blocks:
         one = curvature[block.name]
         if one is None:
             found[block.name] = _Plain()
         elif isinstance(one, Fisher):
-            found[block.name] = _Dense(one, damping)
+            found[block.name] = _Dense(one, share * one.mean if damping == "auto" else float(damping))
         else:
-            found[block.name] = _Kronecker(one, damping, block)
+            assert one.Lambda is not None
+            mean = float(one.Lambda.double().mean())
+            value = share * mean if damping == "auto" else float(damping)
+            found[block.name] = _Kronecker(one, value, block)
     return found
 
 

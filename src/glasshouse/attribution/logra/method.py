@@ -33,7 +33,7 @@ from glasshouse.attribution.objectives import Measurement, Objective
 from glasshouse.attribution.scores import ScoreTable
 from glasshouse.attribution.stages import asking, fitting, guards
 from glasshouse.attribution.stages.contract import Query, token_scores
-from glasshouse.attribution.stages.curvature import check_damping
+from glasshouse.attribution.stages.curvature import DAMPING_SHARE, check_damping
 from glasshouse.attribution.stages.fitting import clocked
 from glasshouse.attribution.stages.scoring import QueryAgg, aggregate, check_choice
 from glasshouse.attribution.stages.steps import Job, steps
@@ -54,10 +54,10 @@ class LoGra(GradientMethod):
     Options: `rank` of both projections (a smaller side of a module is kept whole, with a `RankWarning`);
     `init` random | kaiming | pca (the latter costs one more pass); `curvature` raw (the Fisher matrix of the
     sketches) | kfac | ekfac | None; `damping` "auto" (a tenth of each block's mean eigenvalue) or an absolute
-    number; `mode` "auto" (`score` dot, `search` cosine) | dot | cosine | l2; `dtype` float16 | bfloat16 |
-    float32 of what is stored; `scaling` line (float16: one power of two a row) | none; `share` globs of
-    modules whose sketches are added up in one; `unit` row | token (each token's `P_o g` and `P_i a` instead
-    of their sum: 2r numbers a token and module); `modules`, `seed`, `batch_tokens`, `batch_rows`,
+    number; `damping_share` that tenth; `mode` "auto" (`score` dot, `search` cosine) | dot | cosine | l2;
+    `dtype` float16 | bfloat16 | float32 of what is stored; `scaling` line (float16: one power of two a row)
+    | none; `share` globs of modules whose sketches are added up in one; `unit` row | token (each token's
+    `P_o g` and `P_i a` instead of their sum: 2r numbers a token and module); `modules`, `seed`, `batch_tokens`, `batch_rows`,
     `shards`, `force_bf16` as for `EKFAC`.
 
     Learned: `log_` (the sketches), `projections_`, `factors_` (curvature by block), `whitened_`, `tracked_`,
@@ -70,7 +70,7 @@ class LoGra(GradientMethod):
     (2, 8)
     """
 
-    OPTIONS = (*LOGGED, "curvature", "damping", "mode")
+    OPTIONS = (*LOGGED, "curvature", "damping", "damping_share", "mode")
     FITTED = "factors_"
 
     def __init__(
@@ -80,6 +80,7 @@ class LoGra(GradientMethod):
         init: Init = "random",
         curvature: Kind | None = "raw",
         damping: float | Literal["auto"] = "auto",
+        damping_share: float = DAMPING_SHARE,
         mode: Mode | Literal["auto"] = "auto",
         dtype: Dtype = "float16",
         scaling: Scaling = "line",
@@ -93,6 +94,7 @@ class LoGra(GradientMethod):
         force_bf16: bool = False,
     ) -> None:
         self.rank, self.init, self.curvature, self.damping = rank, init, curvature, damping
+        self.damping_share = damping_share
         self.mode, self.dtype, self.scaling, self.share, self.unit = mode, dtype, scaling, share, unit
         self.modules, self.seed, self.force_bf16 = modules, seed, force_bf16
         self.batch_tokens, self.batch_rows, self.shards = batch_tokens, batch_rows, shards
@@ -318,6 +320,8 @@ class LoGra(GradientMethod):
         if self.mode != "auto":
             check_choice("mode", self.mode, Mode)
         check_damping(self.damping)
+        if not self.damping_share > 0:
+            raise InputError(f"damping_share is {self.damping_share!r}", fix="use a positive share")
 
     def _options(self) -> dict[str, Any]:
         return {**super()._options(), "share": None if self.share is None else list(self.share)}
@@ -330,7 +334,7 @@ class LoGra(GradientMethod):
 
     def _forget(self) -> None:
         """Drop what was derived from curvature or log."""
-        self._kept: dict[tuple[str, float | str], Any] = {}
+        self._kept: dict[tuple[str, float | str, float], Any] = {}
         self.__dict__.pop("queries_", None)
 
     def _drawn(self) -> Projections:
@@ -349,7 +353,7 @@ class LoGra(GradientMethod):
             return None
         about = {**self._manifest(), "stage": "log", "rows": rows.sha256}
         kron = self.curvature in ("kfac", "ekfac")
-        dropped = ("curvature", "damping", "mode")
+        dropped = ("curvature", "damping", "damping_share", "mode")
         about["options"] = {k: v for k, v in self._options().items() if k not in dropped} | {
             "covariance": kron
         }
@@ -414,13 +418,13 @@ class LoGra(GradientMethod):
         return self.queries_, about
 
     def _inverse(self) -> dict[str, Inverse]:
-        key = "inverse", self.damping
+        key = "inverse", self.damping, self.damping_share
         if key not in self._kept:
-            self._kept[key] = inverses(self.factors_, self.log_.layout, self.damping)
+            self._kept[key] = inverses(self.factors_, self.log_.layout, self.damping, self.damping_share)
         return self._kept[key]
 
     def _self_influence(self, mapper: Mapper) -> Tensor:
-        key = "self", self.damping
+        key = "self", self.damping, self.damping_share
         if key not in self._kept:
             inverse = None if self.whitened_ else self._inverse()
             self._kept[key] = search.self_influences(self.log_, inverse, mapper, None)
