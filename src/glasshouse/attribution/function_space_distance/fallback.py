@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from glasshouse.attribution.function_space_distance.disk import FORMAT, read_manifest
-from glasshouse.attribution.function_space_distance.metrics import check_rho
+from glasshouse.attribution.function_space_distance.metrics import check_rho, checked
 from glasshouse.attribution.function_space_distance.program import shape_mismatch, state_of
 from glasshouse.attribution.function_space_distance.results import Breakdown
 from glasshouse.attribution.objectives import TokenLoss
@@ -55,7 +55,7 @@ class Fallback:
         `rho` as in `FSDSketch.distance`, where the estimator knows it; None is its own first one.
         """
         model, rho = self._ready(model1, rho)
-        return self._distance(model, dict(model.named_parameters()), rho)
+        return checked(self._distance(model, dict(model.named_parameters()), rho))
 
     def breakdown(self, model1: Any, *, rho: str | None = None) -> Breakdown:
         """The distance of each layer moved alone, the others held at the reference."""
@@ -67,7 +67,6 @@ class Fallback:
         about = {"method": type(self).__name__, "rho": rho, "rows": self.count_}
         return Breakdown(tuple(found), tuple(found.values()), total, (float("nan"),) * len(found), about)
 
-    @property
     def numbers(self) -> int:
         """Numbers stored besides the reference's weights."""
         self._check_fitted()

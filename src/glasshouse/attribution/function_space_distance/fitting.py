@@ -186,9 +186,14 @@ def _start(nodes: tuple[Node, ...], tensors: Mapping[str, Tensor]) -> dict[str, 
 
 
 def _finite(graph: Graph, name: str) -> Graph:
-    parts = [graph.moments.mean, graph.moments.factor, *(v for p in graph.gates.values() for v in p.values())]
+    gates = (value for parts in graph.gates.values() for value in parts.values())
+    parts = [graph.moments.mean, graph.moments.factor, *graph.start.values(), *gates]
     if not all(bool(torch.isfinite(part).all()) for part in parts):
-        raise NumericalError("NaN or infinity in its moments", where=f"graph {name!r}", fix="clean the data")
+        raise NumericalError(
+            "NaN or infinity in its moments or weights",
+            where=f"graph {name!r}",
+            fix="clean the data or the model",
+        )
     return graph
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from glasshouse.attribution.function_space_distance.forward import Pairing, mean_pass, run_pair
-from glasshouse.attribution.function_space_distance.metrics import Rho, output_distance
+from glasshouse.attribution.function_space_distance.metrics import Rho, checked, output_distance
 from glasshouse.attribution.function_space_distance.moments import InputMoments
 from glasshouse.attribution.function_space_distance.program import (
     AFFINE,
@@ -19,7 +19,7 @@ from glasshouse.attribution.function_space_distance.program import (
     shape_mismatch,
 )
 from glasshouse.attribution.function_space_distance.recursion import Joint, Still
-from glasshouse.runtime.errors import InputError, NumericalError
+from glasshouse.runtime.errors import InputError
 from glasshouse.runtime.seeds import torch_generator
 
 DENSE = 8192
@@ -75,11 +75,7 @@ class Graph:
         found = self._deterministic(tensors, torch.float32, tangent)
         if float(found.detach()) < 0:
             found = self._deterministic(tensors, torch.float64, tangent)
-        if not bool(torch.isfinite(found)):
-            raise NumericalError(
-                "the distance is not finite", fix="look for NaN in the other model's weights"
-            )
-        return found
+        return checked(found)
 
     def _deterministic(
         self, tensors: Mapping[str, Tensor], dtype: torch.dtype, tangent: bool = False

@@ -59,7 +59,7 @@ class FSDInfluence:
     solves there; "cg" takes the moments themselves (the deterministic distance, linearised) and
     conjugate gradients of at most `iterations` steps. `damping` is an absolute number, or "auto": a
     thousandth of the trace of H. `inputs` puts real inputs [n, ...] in the place of draws: the
-    exact version with data, to compare with. The tracked weights are those of Linear, Conv1D and Conv2d layers.
+    exact version with data, to compare with. The weights are those of Linear, Conv1D and Conv2d layers.
 
     Scores are the wing's: score > 0 means that more weight on the point raises the measurement; divided by
     the number of rows behind the sketch.

@@ -150,7 +150,6 @@ class L2Distance(Fallback):
     def _kept(self) -> dict[str, Tensor]:
         return {"nothing": torch.zeros(1)}
 
-    @property
     def numbers(self) -> int:
         """Nothing besides the reference's weights."""
         self._check_fitted()

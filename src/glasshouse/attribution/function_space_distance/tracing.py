@@ -40,6 +40,10 @@ def trace(model: nn.Module, *, approx: bool = False, gains: Sequence[str] = ()) 
 
 
 def _traced(model: nn.Module, approx: bool, gains: Sequence[str]) -> tuple[Node, ...]:
+    if isinstance(model, nn.Linear | nn.Conv2d) or _is_conv1d(model):  # fx goes into the root, always
+        kind, options = describe(model)
+        steps = Node("layer", kind, ("input",), "", options), Node("output", "identity", ("layer",))
+        return Node("input", "input", ()), *steps
     tracer = _Tracer(gains)
     try:
         graph = tracer.trace(model)
