@@ -39,7 +39,7 @@ class Config:
     models: int = 2
     subsets: int = 60
     bank_seeds: int = 2
-    asked: int = 15
+    asked: int = 30
     ks: tuple[int, ...] = (16, 40, 80)
     flips: tuple[int, ...] = (16, 40, 80, 160)
     retrained: int = 3
@@ -86,7 +86,7 @@ CLAIMS = (
     ),
     ClaimSpec(
         "attribution-methods/7",
-        "EK-FAC's scores have nothing to do with those of the same model with its weights shuffled "
+        "EK-FAC's scores are all but unrelated to those of the same model with its weights shuffled "
         "(mean Spearman per query, converged)",
         Threshold("between", -0.1, 0.1, why="equivalence: a hundredth of the variance of ranks"),
         control="the scores of another trained model of the same recipe",
@@ -184,12 +184,21 @@ def _lds(config: Config, lab: Lab, recipe: Recipe, claim: str) -> Iterator[Yield
             yield lab.claim(claim, lds, note=f"{best}; ceiling {Estimate.from_json(found['ceiling'])}")
         if name == "EK-FAC" and recipe is CONVERGED:
             yield lab.claim("attribution-methods/9r", Estimate.exact(row["overlap"], len(row["lds"])))
-    blank = dict.fromkeys(table[0])
-    ceiling = {"method": "ceiling (split halves)"} | {
-        "lds" if k == "value" else k: found["ceiling"][k] for k in ("value", "low", "high")
-    }
-    yield Table(f"lds-{recipe.name}", [*table, blank | ceiling])
+    blank, half = dict.fromkeys(table[0]), [found["ceiling"][key] for key in ("value", "low", "high")]
+    perfect = [_stepped_up(r) for r in half]
+    yield Table(f"lds-{recipe.name}", [*table, *(
+        blank | dict(zip(("method", "lds", "low", "high"), (name, *values), strict=True))
+        for name, values in (("ceiling (split halves)", half), ("a perfect predictor (Spearman-Brown)", perfect))
+    )])  # fmt: skip
     yield Figure(f"lds-{recipe.name}", _lds_figure(table))
+
+
+def _stepped_up(r: float) -> float:
+    """Correlation of the bank's mean with what it would be without noise, from that of its two halves.
+
+    Halves that correlate r make a mean of reliability 2r / (1 + r); a noise-free predictor reaches its root.
+    """
+    return float(np.sqrt(2 * r / (1 + r))) if r > 0 else 0.0
 
 
 def _removals(config: Config, lab: Lab) -> Iterator[Yield]:
