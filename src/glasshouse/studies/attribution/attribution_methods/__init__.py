@@ -184,12 +184,17 @@ def _lds(config: Config, lab: Lab, recipe: Recipe, claim: str) -> Iterator[Yield
             yield lab.claim(claim, lds, note=f"{best}; ceiling {Estimate.from_json(found['ceiling'])}")
         if name == "EK-FAC" and recipe is CONVERGED:
             yield lab.claim("attribution-methods/9r", Estimate.exact(row["overlap"], len(row["lds"])))
-    blank, half = dict.fromkeys(table[0]), [found["ceiling"][key] for key in ("value", "low", "high")]
-    perfect = [_stepped_up(r) for r in half]
-    yield Table(f"lds-{recipe.name}", [*table, *(
-        blank | dict(zip(("method", "lds", "low", "high"), (name, *values), strict=True))
-        for name, values in (("ceiling (split halves)", half), ("a perfect predictor (Spearman-Brown)", perfect))
-    )])  # fmt: skip
+    half = [found["ceiling"][key] for key in ("value", "low", "high")]
+    marks = {
+        "ceiling (split halves)": half,
+        "a perfect predictor (Spearman-Brown)": [_stepped_up(r) for r in half],
+    }
+    blank = dict.fromkeys(table[0])
+    table_of_marks = [
+        blank | {"method": name, "lds": value, "low": low, "high": high}
+        for name, (value, low, high) in marks.items()
+    ]
+    yield Table(f"lds-{recipe.name}", [*table, *table_of_marks])
     yield Figure(f"lds-{recipe.name}", _lds_figure(table))
 
 
