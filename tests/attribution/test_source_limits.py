@@ -41,7 +41,7 @@ def test_segment_functions_are_bounded_and_agree_with_their_definition(s: float,
         assert seg == c
 
 
-def test_one_long_segment_is_ekfac() -> None:
+def test_long_segments_are_ekfac_and_short_ones_tracin() -> None:
     """L = 1, C = 1, c -> infinity is EK-FAC with damping 1/c; c -> 0 is TracIn with weights c."""
     run = one_stage(60, linear(), count=1)
     asked = run.only.subset([0, 3, 7])
@@ -61,11 +61,16 @@ def test_one_long_segment_is_ekfac() -> None:
     other = ekfac.score(asked, "margin").scores
     assert np.abs(own - other).max() > 1e-4 * np.abs(own).max()
 
+    still = [Checkpoint(run.final, k, 1e-7) for k in (1, 2)]
+    tracin = TracIn(still).fit(run.final, run.only).score(asked, "margin").scores
+    same = SOURCE(still, segments=2).fit(run.final, run.only).score(asked, "margin").scores
+    np.testing.assert_allclose(same, tracin, atol=1e-4 * np.abs(tracin).max())
+
 
 def test_short_segments_are_gradient_products_weighted_by_their_length() -> None:
     """With c -> 0: the final query's gradient times rows' gradients at each checkpoint, c/C a segment.
 
-    TracIn asks the query at each checkpoint, so the two agree where all checkpoints are the final model.
+    TracIn asks the query at each checkpoint: it agrees (above) where all checkpoints are the final model.
     """
     run = one_stage(20)
     asked = run.only.subset([0, 3])
@@ -86,11 +91,6 @@ def test_short_segments_are_gradient_products_weighted_by_their_length() -> None
     np.testing.assert_allclose(own.scores, expected, atol=1e-4 * np.abs(expected).max())
     parts = own.per_module["segment/0"] + own.per_module["segment/1"]
     np.testing.assert_allclose(parts, own.scores, rtol=1e-6, atol=1e-6 * np.abs(parts).max())
-
-    still = [Checkpoint(run.final, k, 1e-7) for k in (1, 2)]
-    tracin = TracIn(still).fit(run.final, run.only).score(asked, "margin").scores
-    same = SOURCE(still, segments=2).fit(run.final, run.only).score(asked, "margin").scores
-    np.testing.assert_allclose(same, tracin, atol=1e-4 * np.abs(tracin).max())
 
 
 @pytest.mark.parametrize("momentum", [0.0, 0.5])
