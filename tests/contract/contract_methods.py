@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from check_method import Case
 from contract_baselines import baselines
+from contract_distances import distances
 from contract_logra import logra
 from contract_scenes import (
     CANARY,
@@ -527,6 +528,7 @@ CASES: tuple[Case, ...] = (
     logra(),
     *baselines(),
     source(),
+    *distances(),
     _preferences(), _defection(), _supervised(), _outlier(), _trigger_search(), _comparison(),
     _pushback(), _untold(),
     _logit_lens(), _tuned_lens(), _detector("lof"), _detector("srm"),

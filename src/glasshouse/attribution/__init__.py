@@ -15,6 +15,18 @@ if TYPE_CHECKING:
     from glasshouse.attribution.bm25 import bm25_filter, bm25_scores
     from glasshouse.attribution.checkpoints import Checkpoint, read_run
     from glasshouse.attribution.ekfac import EKFAC, canary_search
+    from glasshouse.attribution.function_space_distance import (
+        ContinualTrainer,
+        CoresetDistance,
+        EWCDistance,
+        FSDInfluence,
+        FSDSketch,
+        GGNDistance,
+        InputMoments,
+        L2Distance,
+        NTKDistance,
+        how_far,
+    )
     from glasshouse.attribution.logra import GradientLog, LoGra, load_log, patch_trainer
     from glasshouse.attribution.scores import ScoreTable
     from glasshouse.attribution.similarity import RepresentationSimilarity
@@ -27,10 +39,19 @@ if TYPE_CHECKING:
 _HOME = {
     "BM25": "text_similarity",
     "Checkpoint": "checkpoints",
+    "ContinualTrainer": "function_space_distance",
+    "CoresetDistance": "function_space_distance",
     "EKFAC": "ekfac",
+    "EWCDistance": "function_space_distance",
     "EmbeddingSimilarity": "text_similarity",
+    "FSDInfluence": "function_space_distance",
+    "FSDSketch": "function_space_distance",
+    "GGNDistance": "function_space_distance",
     "GradientLog": "logra",
+    "InputMoments": "function_space_distance",
+    "L2Distance": "function_space_distance",
     "LoGra": "logra",
+    "NTKDistance": "function_space_distance",
     "RepresentationSimilarity": "similarity",
     "SOURCE": "source",
     "ScoreTable": "scores",
@@ -43,6 +64,7 @@ _HOME = {
     "bm25_filter": "bm25",
     "bm25_scores": "bm25",
     "canary_search": "ekfac",
+    "how_far": "function_space_distance",
     "load_log": "logra",
     "patch_trainer": "logra",
     "read_run": "checkpoints",
@@ -52,10 +74,19 @@ _HOME = {
 __all__ = [
     "BM25",
     "Checkpoint",
+    "ContinualTrainer",
+    "CoresetDistance",
     "EKFAC",
+    "EWCDistance",
     "EmbeddingSimilarity",
+    "FSDInfluence",
+    "FSDSketch",
+    "GGNDistance",
     "GradientLog",
+    "InputMoments",
+    "L2Distance",
     "LoGra",
+    "NTKDistance",
     "RepresentationSimilarity",
     "SOURCE",
     "ScoreTable",
@@ -68,6 +99,7 @@ __all__ = [
     "bm25_filter",
     "bm25_scores",
     "canary_search",
+    "how_far",
     "load_log",
     "patch_trainer",
     "read_run",

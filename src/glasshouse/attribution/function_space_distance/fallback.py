@@ -148,11 +148,11 @@ class Fallback:
         return model, rho
 
     def _moves(self, tensors: Tensors) -> dict[str, Tensor]:
-        """How far each parameter has moved."""
-        return {name: tensors[name] - value.to(tensors[name]) for name, value in self.start_.items()}
+        """How far each parameter has moved, in the other network's order."""
+        return {name: x - self.start_[name].to(x) for name, x in tensors.items() if name in self.start_}
 
     def _swaps(self, tensors: Tensors) -> Iterator[tuple[str, dict[str, Tensor]]]:
-        layers = dict.fromkeys(name.rpartition(".")[0] for name in self.start_)
+        layers = dict.fromkeys(name.rpartition(".")[0] for name in tensors if name in self.start_)
         for layer in layers:
             yield (
                 layer,

@@ -120,7 +120,7 @@ class EWCDistance(Fallback):
 
     def _distance(self, model: nn.Module, tensors: Tensors, rho: str) -> Tensor:
         moves, total = self._moves(tensors), torch.zeros((), device=next(iter(tensors.values())).device)
-        for name, fisher in self.diagonal_.items():
+        for name, fisher in sorted(self.diagonal_.items()):  # on disk they lie in this order
             if self.fisher == "last-batch":
                 total = total + 0.5 * (fisher.to(moves[name]) * moves[name].square()).sum()
                 continue
