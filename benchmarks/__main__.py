@@ -9,7 +9,7 @@ from pathlib import Path
 
 from benchmarks.harness import print_rows, rows_to_json
 
-SHARED = ("__init__", "__main__", "harness", "ledger")
+SHARED = ("__init__", "__main__", "harness", "ledger", "attribution_cases")
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -32,7 +32,7 @@ def main(argv: list[str] | None = None) -> int:
         parser.error(f"no row of the ledger is measured by {options.name}")
     cases = tuple(c for c in options.cases.split(",") if c)
     rows = module.compare(repeats=options.repeats, threads=options.threads, cases=cases)
-    print(rows_to_json(rows)) if options.json else print_rows(rows)
+    print(rows_to_json(rows)) if options.json else getattr(module, "print_rows", print_rows)(rows)
     if options.ledger is not None:
         from benchmarks.ledger import store
 

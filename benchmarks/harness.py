@@ -50,7 +50,9 @@ def peer_python(name: str) -> tuple[Path | None, str]:
     return None, f"no environment {PEERS.name}/{name}: run `make bench` to build it"
 
 
-def run_worker(python: Path | str, worker: str, case: Path, out: Path, *, threads: int) -> dict[str, float]:
+def run_worker(
+    python: Path | str, worker: str, case: Path, out: Path, *arguments: str, threads: int
+) -> dict[str, float]:
     """Run one worker process and return its stages. Raises RuntimeError with the end of its stderr."""
     out.mkdir(parents=True, exist_ok=True)
     env = {
@@ -63,7 +65,11 @@ def run_worker(python: Path | str, worker: str, case: Path, out: Path, *, thread
     }
     script = ROOT / "benchmarks" / "workers" / f"{worker}.py"
     done = subprocess.run(
-        [str(python), str(script), str(case), str(out)], env=env, cwd=out, capture_output=True, text=True
+        [str(python), str(script), str(case), str(out), *arguments],
+        env=env,
+        cwd=out,
+        capture_output=True,
+        text=True,
     )
     if done.returncode:
         raise RuntimeError(f"{worker} ended with {done.returncode}: {done.stderr.strip()[-600:]}")
