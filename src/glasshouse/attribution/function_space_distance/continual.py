@@ -13,12 +13,12 @@ import torch
 from torch import Tensor, nn
 
 from glasshouse.attribution.base import at_least_one
-from glasshouse.attribution.function_space_distance.fallback import Fallback
+from glasshouse.attribution.function_space_distance.fallback import _Fallback
 from glasshouse.attribution.function_space_distance.sketch import FSDSketch, Method
 from glasshouse.runtime.errors import InputError
 from glasshouse.runtime.seeds import rng
 
-Remembered = FSDSketch | Fallback
+Remembered = FSDSketch | _Fallback
 
 
 def penalty(

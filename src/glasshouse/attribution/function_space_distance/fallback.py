@@ -27,7 +27,7 @@ from glasshouse.runtime.errors import InputError, NumericalError
 Tensors = Mapping[str, Tensor]
 
 
-class Fallback:
+class _Fallback:
     """Fitted on a reference and its data; `distance` and `breakdown` of another network.
 
     Learned: `start_` (the reference's parameters by name), `model_hash_`, `count_`.

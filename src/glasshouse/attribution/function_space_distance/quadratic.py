@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from glasshouse.attribution.base import at_least_one
 from glasshouse.attribution.ekfac import EKFAC
-from glasshouse.attribution.function_space_distance.fallback import Fallback, Tensors, outputs_of
+from glasshouse.attribution.function_space_distance.fallback import Tensors, _Fallback, outputs_of
 from glasshouse.attribution.objectives import SquaredLoss, default_objective
 from glasshouse.attribution.stages.curvature import Factor
 from glasshouse.attribution.stages.scoring import check_choice
@@ -21,7 +21,7 @@ Curvature = Literal["ekfac", "kfac", "diagonal"]
 Fisher = Literal["true", "empirical", "last-batch"]
 
 
-class GGNDistance(Fallback):
+class GGNDistance(_Fallback):
     """The Gauss-Newton matrix of the outputs, by EK-FAC, K-FAC or its diagonal (the factors of `EKFAC`).
 
     `rho` "l2": J^T J of the outputs; "kl": the Fisher matrix of their softmax (all that a language model
@@ -88,7 +88,7 @@ class GGNDistance(Fallback):
         }
 
 
-class EWCDistance(Fallback):
+class EWCDistance(_Fallback):
     """Elastic weight consolidation: the diagonal Fisher matrix of the loss (Kirkpatrick et al. 2017).
 
     `fisher` "true": labels drawn from the model, gradients of single rows squared. "empirical": the data's
@@ -136,7 +136,7 @@ class EWCDistance(Fallback):
         self.diagonal_ = kept
 
 
-class L2Distance(Fallback):
+class L2Distance(_Fallback):
     """Half the squared distance of all parameters: the baseline that knows nothing of the data."""
 
     def _learn(self, model: nn.Module, units: Units, tokenizer: Any) -> None:

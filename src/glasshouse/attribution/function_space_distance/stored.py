@@ -12,7 +12,7 @@ from torch.func import functional_call, jvp
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from glasshouse.attribution.base import at_least_one
-from glasshouse.attribution.function_space_distance.fallback import Fallback, Tensors, outputs_of
+from glasshouse.attribution.function_space_distance.fallback import Tensors, _Fallback, outputs_of
 from glasshouse.attribution.function_space_distance.metrics import output_distance
 from glasshouse.attribution.units import Batch, TensorUnits, TokenUnits, Units
 from glasshouse.corpora.rows import TokenRow
@@ -20,7 +20,7 @@ from glasshouse.runtime.errors import InputError, NumericalError
 from glasshouse.runtime.seeds import rng
 
 
-class CoresetDistance(Fallback):
+class CoresetDistance(_Fallback):
     """Keeps `size` rows of the data (all with None) and the reference's outputs there, and compares.
 
     Rows are drawn by `seed`, evenly over integer labels. Any `rho`. It stores data, which a sketch avoids.
