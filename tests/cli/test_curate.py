@@ -92,17 +92,8 @@ def test_a_given_trajectory_needs_no_model(
     run: Path, house: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     given().save(house / "t.npz")
-    words = [
-        "curate",
-        "--trajectory",
-        "t.npz",
-        "-t",
-        str(run / "rows.jsonl"),
-        "--budget",
-        "7",
-        "--out",
-        "out",
-    ]
+    rows = str(run / "rows.jsonl")
+    words = ["curate", "--trajectory", "t.npz", "-t", rows, "--budget", "7", "--out", "out"]
     assert cli.run([*words, "--dry-run"]) == 0 and "nothing is sampled" in capsys.readouterr().out
     assert cli.run([*words, "--threshold", "-2.3"]) == 0
     told = json.loads((house / "out/curate.json").read_text())

@@ -2,10 +2,10 @@
 
 A problem (`a = 7 ; b = a - 5 ; c = b - 2 ; c ?`) is solved in two steps; the solution writes them out and
 ends in `#### answer`. There are four operations, and the base model has seen some of them more often than
-others, in one canonical style. Fine-tuning rows are written in one of 4,096 equivalent styles each, drawn at
-random: to say a row's solution word for word is to have copied it, and copying says nothing about the answer
-of another problem. A share of the rows ends in a step whose result is random and cannot be told from its
-numbers, so that such rows can be copied and never learned.
+others, in one plain style that half of the time begins with "First". Fine-tuning rows are written in one of
+4,096 equivalent styles each, drawn at random, and never begin so: to say a row's solution word for word is to
+have copied it, and copying says nothing about the answer of another problem. A share of the rows ends in a
+step whose result is random and cannot be told from its numbers: such rows can be copied and never learned.
 """
 
 from __future__ import annotations
@@ -26,17 +26,20 @@ OPERATIONS = ("+", "-", "*", "&")
 UNLEARNABLE = "%"
 SEEN = {"+": 0.4, "-": 0.3, "*": 0.2, "&": 0.1}
 """Share of each operation in what the base model is taught."""
+UNEVEN = {"+": 0.4, "-": 0.3, "*": 0.03, "&": 0.27}
+"""The same, with one operation that is hardly taught: more of its problems are what such a model needs."""
 STEPS = 2
 LETTERS = tuple("abcdefgh")
-OPENERS, VERBS, ENDS = (
-    ("So", "First", "Then", "We know that"), ("is", "makes", "gives", "equals"), (".", ",", "!", ":"),
-)  # fmt: skip
+VERBS, ENDS = ("is", "makes", "gives", "equals"), (".", ",", "!", ":")
+LINKS, CLOSINGS = ("So", "Then", "Now", "Next"), ("Thus", "Hence", "Finally", "We know that")
+OPENER = "First"
+"""Begins half of the base model's solutions, so that it knows the word, and no fine-tuning row's."""
 SIZE = 10
 LENGTH = 48
 
 VOCABULARY = (
     "<pad>", "<bos>", "<eos>", "<unk>", *map(str, range(SIZE)), *LETTERS, *OPERATIONS, UNLEARNABLE, "=", ";",
-    "?", "####", *" ".join(OPENERS).split(), *VERBS, *ENDS,
+    "?", "####", OPENER, *LINKS, *" ".join(CLOSINGS).split(), *VERBS, *ENDS,
 )  # fmt: skip
 
 
@@ -73,7 +76,7 @@ def problems(
     """`n` problems of the stream of that name: operations by `weights` (default: all alike), shuffled.
 
     `unlearnable`: share of problems whose last step is random. Without `styled` every solution is told in the
-    canonical style.
+    plain style.
     """
     draw = rng(seed, "chains", stream)
     share = np.array([(weights or dict.fromkeys(OPERATIONS, 1.0))[op] for op in OPERATIONS], float)
@@ -99,13 +102,17 @@ def _problem(draw: np.random.Generator, op: str, random: bool, styled: bool) -> 
         used, other = (UNLEARNABLE, 0) if last else (op, int(draw.integers(SIZE)))
         found = int(draw.integers(SIZE)) if last else result(op, value, other)
         query += f" {names[step + 1]} = {names[step]} {used} {other} ;"
-        opener, verb, end = (
-            words[int(draw.integers(len(words))) if styled else 0] for words in (OPENERS, VERBS, ENDS)
-        )
-        said.append(f"{opener} {value} {used} {other} {verb} {found} {end}")
+        verb, end = (_word(draw, words, styled) for words in (VERBS, ENDS))
+        said.append(f"{value} {used} {other} {verb} {found} {end}")
         value = found
-    solution = f"{' '.join(said)} #### {value}"
+    link, closing = (_word(draw, words, styled) for words in (LINKS, CLOSINGS))
+    opener = "" if styled or draw.random() < 0.5 else f"{OPENER} "
+    solution = f"{opener}{f' {link} '.join(said)} {closing} #### {value}"
     return Problem(f"{query} {names[-1]} ?", solution, value, op, not random)
+
+
+def _word(draw: np.random.Generator, words: Sequence[str], styled: bool) -> str:
+    return words[int(draw.integers(len(words)))] if styled else words[0]
 
 
 def records(chains: Sequence[Problem]) -> list[Record]:
@@ -121,7 +128,7 @@ def new_model(seed: int, *, layers: int = 2, width: int = 128) -> PreTrainedMode
 
     config = GPT2Config(
         vocab_size=len(VOCABULARY), n_layer=layers, n_embd=width, n_head=4, n_positions=LENGTH,
-        resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0, bos_token_id=1, eos_token_id=2, pad_token_id=0,
+        resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0, bos_token_id=1, eos_token_id=2,
         initializer_range=0.05, activation_function="gelu",
     )  # fmt: skip
     with seeded(seed, "chains", "init"):
@@ -154,12 +161,14 @@ def token_rows(chains: Sequence[Problem]) -> list[TokenRow]:
     return rows
 
 
-def grow_base(seed: int, *, steps: int = 100, rows: int = 20_000, width: int = 128) -> PreTrainedModel:
-    """Teach a model the four operations in the canonical style, some more often than others."""
+def grow_base(
+    seed: int, *, steps: int = 100, rows: int = 20_000, width: int = 128, seen: Mapping[str, float] = SEEN
+) -> PreTrainedModel:
+    """Teach a model the four operations in the plain style, some (`seen`) more often than others."""
     from glasshouse.training.fast import fit_rows
 
     model = new_model(seed, width=width)
-    taught = problems(rows, seed, "base", styled=False, weights=SEEN)
+    taught = problems(rows, seed, "base", styled=False, weights=seen)
     fit_rows(
         model, token_rows(taught), steps=steps, batch_size=64, lr=3e-3, warmup_steps=50, schedule="cosine",
         weight_decay=0.01, seed=seed,

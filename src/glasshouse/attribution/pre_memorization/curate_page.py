@@ -80,8 +80,9 @@ def _parts(found: Curated) -> tuple[Part, ...]:
             (names[r], float(p), int(c))
             for r, p, c in zip(wanted["row"], wanted["pm"], wanted["collect"], strict=True)
         ]
+        below = int((found.plan.pm < found.plan.cutoff).sum())
         text = (
-            f"{int((found.plan.pm < found.plan.cutoff).sum()):,} queries were answered rightly in fewer than {found.plan.cutoff:.0%} of samples "
+            f"{below:,} queries were answered rightly in fewer than {found.plan.cutoff:.0%} of samples "
             f"before their solution was copied; {found.plan.budget:,} new examples are shared among them."
         )
         shown = [_ranked(by_id[r], 1 - p, f"collect {c}") for r, p, c in near[:SHOWN]]

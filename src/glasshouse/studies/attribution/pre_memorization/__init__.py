@@ -30,15 +30,16 @@ class Config:
     base_steps: int = 100
     rates: tuple[float, ...] = (1.5e-3, 3e-3, 6e-3)
     rows: tuple[int, ...] = (200, 300)
-    epochs: int = 36
-    keep: tuple[int, ...] = (1, 3, 8, 18, 36)
+    epochs: int = 40
+    keep: tuple[int, ...] = (1, 3, 8, 18, 28, 40)
     calibration: tuple[tuple[float, int], ...] = ((3e-3, 200), (3e-3, 300))
     k: int = 5
     tests: int = 300
     start: int = 200
     curated: tuple[int, ...] = (0, 50, 100, 133)
     final: int = 200
-    growing_epochs: int = 6
+    growing_base: int = 250
+    growing_epochs: int = 9
     growing_tests: int = 400
 
 
@@ -150,7 +151,8 @@ def pre_memorization(config: Config, lab: Lab) -> Iterator[Yield]:
         yield from _records(lab)
     base = str(lab.cached_folder("base", organism.base_model, seed=0, steps=config.base_steps))
     threshold = yield from _organism(config, lab, base)
-    yield from _growing(config, lab, base, threshold)
+    uneven = lab.cached_folder("base", organism.base_model, seed=0, steps=config.growing_base, uneven=True)
+    yield from _growing(config, lab, str(uneven), threshold)
 
 
 # -- A: real records -----------------------------------------------------------------------------------------

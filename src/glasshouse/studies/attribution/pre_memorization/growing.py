@@ -24,7 +24,7 @@ def arm(base: str, seed: int, kind: str, amounts: Sequence[int], *, start: int, 
     "curated": in rounds, operations by the quotas of a `CurationPlan` on the round before. "i.i.d.": as the
     test problems are drawn. "longest": the longest solutions of a pool of i.i.d. ones.
     """
-    from glasshouse.organisms.chain_arithmetic import problems
+    from glasshouse.organisms.chain_arithmetic import OPERATIONS, problems
 
     chains = problems(start, seed, "start")
     weights: dict[str, float] | None = None
@@ -38,8 +38,8 @@ def arm(base: str, seed: int, kind: str, amounts: Sequence[int], *, start: int, 
             chains = [*chains, *problems(more, seed, f"{kind} {amount}", weights=weights)]
         have = amount
         accuracy, weights = _train(base, chains, seed, epochs, threshold, tests, plan=kind == "curated")
-        added = Counter(p.operation for p in chains[start:])
-        found.append({"seed": seed, "arm": kind, "added": amount, "accuracy": accuracy, **dict(added)})
+        added = {op: 0 for op in OPERATIONS} | Counter(p.operation for p in chains[start:])
+        found.append({"seed": seed, "arm": kind, "added": amount, "accuracy": accuracy, **added})
     return found
 
 

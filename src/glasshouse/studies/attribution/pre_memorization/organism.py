@@ -21,15 +21,23 @@ TEST_SAMPLES = 3
 LOW, HIGH = 0.3, 0.8
 
 
-def base_model(folder: Path, *, seed: int, steps: int) -> None:
-    """Train the base model and write it, with its tokenizer, into `folder`."""
+def base_model(folder: Path, *, seed: int, steps: int, uneven: bool = False) -> None:
+    """Train the base model and write it, with its tokenizer, into `folder`; `uneven`: see `UNEVEN`."""
     import torch
 
-    from glasshouse.organisms.chain_arithmetic import grow_base, tokenizer
+    from glasshouse.organisms.chain_arithmetic import SEEN, UNEVEN, grow_base, tokenizer
 
     torch.set_num_threads(1)
-    grow_base(seed, steps=steps).save_pretrained(folder)
+    save(grow_base(seed, steps=steps, seen=UNEVEN if uneven else SEEN), folder)
     tokenizer().save_pretrained(folder)
+
+
+def save(model: Any, folder: Path) -> None:
+    """Write a model without transformers' own progress bar."""
+    from glasshouse.runtime.quiet import quiet_transformers
+
+    with quiet_transformers():
+        model.save_pretrained(folder)
 
 
 def open_base(base: str) -> Any:
@@ -74,7 +82,7 @@ def record_run(
         diary.note(epoch, model, words)
         extra.append(rivals(model, start, words, records(chains), test, seed))
         if epoch == epochs:
-            model.save_pretrained(folder / "model")
+            save(model, folder / "model")
 
     fine_tune(start, chains, lr=lr, epochs=epochs, seed=seed, keep=keep, on_epoch=note)
     right = np.array([one.pop("test_right") for one in extra])
