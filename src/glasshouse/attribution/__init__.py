@@ -28,6 +28,7 @@ if TYPE_CHECKING:
         how_far,
     )
     from glasshouse.attribution.logra import GradientLog, LoGra, load_log, patch_trainer
+    from glasshouse.attribution.pre_memorization import CurationPlan, Trajectory, TrajectoryRecorder
     from glasshouse.attribution.scores import ScoreTable
     from glasshouse.attribution.similarity import RepresentationSimilarity
     from glasshouse.attribution.source import SOURCE, SourceCheckpoints, recorded_run
@@ -41,6 +42,7 @@ _HOME = {
     "Checkpoint": "checkpoints",
     "ContinualTrainer": "function_space_distance",
     "CoresetDistance": "function_space_distance",
+    "CurationPlan": "pre_memorization",
     "EKFAC": "ekfac",
     "EWCDistance": "function_space_distance",
     "EmbeddingSimilarity": "text_similarity",
@@ -60,6 +62,8 @@ _HOME = {
     "TensorUnits": "units",
     "TokenUnits": "units",
     "TracIn": "tracin",
+    "Trajectory": "pre_memorization",
+    "TrajectoryRecorder": "pre_memorization",
     "as_units": "units",
     "bm25_filter": "bm25",
     "bm25_scores": "bm25",
@@ -76,6 +80,7 @@ __all__ = [
     "Checkpoint",
     "ContinualTrainer",
     "CoresetDistance",
+    "CurationPlan",
     "EKFAC",
     "EWCDistance",
     "EmbeddingSimilarity",
@@ -95,6 +100,8 @@ __all__ = [
     "TensorUnits",
     "TokenUnits",
     "TracIn",
+    "Trajectory",
+    "TrajectoryRecorder",
     "as_units",
     "bm25_filter",
     "bm25_scores",
