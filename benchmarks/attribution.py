@@ -66,9 +66,9 @@ PAIRS = (
     Pair("gpt2-512", "logra", "logix", "logra"),
     Pair("gpt2-512", "logra", "dattri", "logra"),
     Pair("gpt2-512", "logra-dot", "bergson", "logra-dot"),
-    Pair("gpt2-64", "ekfac", "dattri", "ekfac-0.001"),
-    Pair("gpt2-64", "trak", "traker", "trak", "same"),
-    Pair("gpt2-64", "trak", "dattri", "trak", "same"),
+    Pair("gpt2-512", "trak", "traker", "trak", "same"),
+    Pair("gpt2-512", "trak", "dattri", "trak", "same"),
+    Pair("gpt2-64", "ekfac-0.001", "dattri", "ekfac-0.001"),
     Pair("gpt2-64", "source", "bergson", "source"),
 )
 CASES = ("mlp", "gpt2-512", "gpt2-64")

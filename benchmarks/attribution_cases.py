@@ -2,7 +2,7 @@
 
 `mlp`: 784-64-64-10 trained on 800 Fashion-MNIST images, 60 queries, the studies' retrain bank beside it.
 `gpt2`: 6 layers, d = 256, V = 2,000, rows of 128 tokens, 16 queries; trained for a few steps, since only
-shapes matter. `gpt2-512` holds 512 rows; `gpt2-64` the first 64 of them, for methods whose peers would need hours.
+shapes matter. `gpt2-512` holds 512 rows; `gpt2-64` holds 64, for SOURCE, which goes over them at each checkpoint.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ import numpy as np
 RANK = 16
 """Of both projections of LoGra; peers take its square."""
 
-DIM = {"mlp": 512, "gpt2-512": 256, "gpt2-64": 32}
-"""Width of TRAK's projection: below the number of rows."""
+DIM = {"mlp": 512, "gpt2-512": 256}
+"""Width of TRAK's projection: below the number of rows, above the 200 under which one peer stops."""
 
 LAYERS, WIDTH, VOCAB, LENGTH, QUERIES, BATCH = 6, 256, 2000, 128, 16, 32
 POINTS = 6
@@ -28,7 +28,7 @@ def build(name: str, folder: Path) -> dict:
     """Write the case into `folder` and return its description, which is also its `case.json`."""
     folder.mkdir(parents=True, exist_ok=True)
     spec = _mlp(folder) if name == "mlp" else _gpt2(folder, int(name.partition("-")[2]))
-    spec |= {"name": name, "rank": RANK, "dim": DIM.get(name, 16), "logra_damping": 1e-3}
+    spec |= {"name": name, "rank": RANK, "dim": DIM.get(name, 0), "logra_damping": 1e-3}
     (folder / "case.json").write_text(json.dumps(spec))
     return spec
 

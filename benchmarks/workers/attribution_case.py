@@ -33,7 +33,7 @@ IS_LM = SPEC["kind"] == "gpt2"
 
 
 def load_model(*, linear: bool = False, weights: Path | None = None) -> nn.Module:
-    """The model in eval mode; with `linear` GPT-2's Conv1D layers become Linear layers, as some peers need."""
+    """The model in eval mode; `linear` turns GPT-2's Conv1D layers into Linear ones, as some peers need."""
     if not IS_LM:
         model = nn.Sequential(
             *[m for i, o in pairwise(SPEC["sizes"]) for m in (nn.Linear(i, o), nn.ReLU())][:-1]
@@ -107,14 +107,15 @@ def measured(model: nn.Module, batch: tuple[Tensor, ...]) -> Tensor:
 # ── the clock ────────────────────────────────────────────────────────────────
 
 _seconds: dict[str, float] = {"fit": 0.0, "log": 0.0, "score": 0.0}
-_start_peak: list[int] = []
+_start: list[int] = []
 
 
 @contextmanager
 def stage(name: str) -> Iterator[None]:
     """Add the CPU seconds of the block, and of processes that ended in it, to stage `name`."""
-    if not _start_peak:
-        _start_peak.append(_resident())
+    if not _start:
+        Path("/proc/self/clear_refs").write_text("5")  # the peak of imports and of loading is forgotten
+        _start.append(_status("VmRSS"))
     begun = _cpu()
     try:
         yield
@@ -131,7 +132,7 @@ def finish(
     scores: object, *, kept: float | None, seconds: dict[str, float] | None = None, **more: object
 ) -> None:
     """Write scores and stages. `seconds` replaces the clock's where a library measured itself."""
-    peak = max(_resident() - _start_peak[0], 0)
+    peak = max(_status("VmHWM") - _start[0], 0)
     np.save(OUT / "scores.npy", np.asarray(scores, dtype=np.float32))
     found = {**_seconds, **(seconds or {}), "peak": peak, "kept": kept, **more}
     (OUT / "stages.json").write_text(json.dumps(found))
@@ -156,5 +157,8 @@ def _cpu() -> float:
     return time.process_time() + children.ru_utime + children.ru_stime
 
 
-def _resident() -> int:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+def _status(field: str) -> int:
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith(field + ":"):
+            return int(line.split()[1]) * 1024
+    raise KeyError(field)

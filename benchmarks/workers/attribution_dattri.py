@@ -86,7 +86,9 @@ def make():
         # The Fisher pass asks the target function for the mean loss of a batch; gradients of queries come
         # from the same function, so that queries are measured by their loss.
         task = AttributionTask(loss_func=mean_loss, model=MODEL, checkpoints=points)
-        return IFAttributorEKFAC(task=task, module_name=SPEC["modules"], device="cpu", damping=float(CHOICE))
+        # A mean over B rows makes every curvature B^2 times smaller, and so must be what is added to it.
+        damping = float(CHOICE) / SPEC["batch"] ** 2
+        return IFAttributorEKFAC(task=task, module_name=SPEC["modules"], device="cpu", damping=damping)
     if NAME == "logra":
         from dattri.algorithm.logra import LoGraAttributor
 

@@ -1,4 +1,4 @@
-"""Peer worker: LoGra by its authors' package LogIX (random projections, raw Fisher of the projected gradients)."""
+"""Peer worker: LoGra by its authors' package LogIX (random projections, their raw Fisher matrix)."""
 
 from __future__ import annotations
 
