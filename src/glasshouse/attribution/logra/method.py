@@ -57,12 +57,12 @@ class LoGra(GradientMethod):
     number; `damping_share` that tenth; `mode` "auto" (`score` dot, `search` cosine) | dot | cosine | l2;
     `dtype` float16 | bfloat16 | float32 of what is stored; `scaling` line (float16: one power of two a row)
     | none; `share` globs of modules whose sketches are added up in one; `unit` row | token (each token's
-    `P_o g` and `P_i a` instead of their sum: 2r numbers a token and module); `modules`, `seed`, `batch_tokens`, `batch_rows`,
-    `shards`, `force_bf16` as for `EKFAC`.
+    `P_o g` and `P_i a` instead of their sum: 2r numbers a token and module); `modules`, `seed`,
+    `batch_tokens`, `batch_rows`, `shards`, `force_bf16` as for `EKFAC`.
 
     Learned: `log_` (the sketches), `projections_`, `factors_` (curvature by block), `whitened_`, `tracked_`,
     `names_`, `train_`, `objective_`, `model_hash_`; `seconds_`, the CPU seconds of this process in each stage
-    (covariance, log, curvature; queries and scores after each `score` or `search`).
+    (covariance, log, curvature; queries, candidates and scores after each `score` or `search`).
 
     >>> from torch import nn
     >>> X, y = torch.randn(8, 3), torch.tensor([0, 1] * 4)
@@ -359,7 +359,9 @@ class LoGra(GradientMethod):
         }
         return Store(Path(folder) / "log", about)
 
-    def _logged(self, job: Job, mapper: Mapper, kept: Store | None) -> tuple[SketchLog, Tensors]:
+    def _logged(
+        self, job: Job, mapper: Mapper, kept: Store | None, stage: str = "log"
+    ) -> tuple[SketchLog, Tensors]:
         layout = lay_out(self.projections_, self.share or (), self.unit)
         shards = self._pieces(job.units, layout)
         folder = None if kept is None else kept.folder / "sketches"
@@ -371,7 +373,7 @@ class LoGra(GradientMethod):
         recipe = Recipe(
             self.projections_, layout, self.dtype, self.scaling, kron, None if folder is None else str(folder)
         )
-        with clocked(self.seconds_, "log"):
+        with clocked(self.seconds_, stage):
             parts = gathered("log", partial(log_shard, job, recipe), list(enumerate(shards)), mapper, kept)
         grams: Tensors = {}
         for part in parts:
@@ -393,7 +395,7 @@ class LoGra(GradientMethod):
                 "a whitened log scores only its own rows", fix="score candidates before whiten()"
             )
         job = self._job(self._rows(candidates), self.objective_)
-        return self._logged(job, mapper, None)[0]
+        return self._logged(job, mapper, None, "candidates")[0]
 
     def _asked(
         self, queries: Any, measurement: str | Measurement, unwanted: Any, query_agg: QueryAgg

@@ -27,8 +27,8 @@ FEW, MANY = RANKS[0], RANKS[-1]
 @dataclass(frozen=True)
 class Config:
     """Banks of `subsets` x `bank_seeds` models; `models` models scored; `seeds` canary models without and
-    with `outliers` gibberish rows; `speed_rows` x `speed_queries` pairs; `words_rows` GSM8K problems, of which
-    `words_planted` are asked about in disguise.
+    with `outliers` gibberish rows; `speed_rows` x `speed_queries` pairs; `words_rows` GSM8K problems, of
+    which `words_planted` are asked about in disguise.
     """
 
     seeds: int = 4
@@ -104,7 +104,7 @@ CLAIMS = (
     ),
     ClaimSpec(
         "logra/8r",
-        "GSM8K problems with names and numbers changed: share whose source is in the first ten of 1,000",
+        "GSM8K problems with all names, numbers and longer words changed: share whose source is first",
         Threshold("report"),
         control="the same on a model whose weights were shuffled",
     ),
@@ -178,9 +178,7 @@ def _speed_claims(lab: Lab, config: Config) -> Iterator[Yield]:
     found = lab.step("speed", measure)
     note = f"{config.speed_rows} rows, {config.speed_queries} queries, rank 16, one thread, CPU seconds"
     yield lab.claim("logra/5a", t_interval(found["ratio"]), t_interval(found["again_ratio"]), note)
-    about = (
-        f"{found['bytes_per_row']:.0f} bytes a row, {found['peak_mib']:.0f} MiB beyond imports in a search"
-    )
+    about = f"{found['bytes_per_row']:.0f} bytes a row, a search needs {_mib(found)} beyond imports"
     yield lab.claim("logra/5br", t_interval(found["disk"]), note=about)
     yield Table(
         "speed",
@@ -193,6 +191,10 @@ def _speed_claims(lab: Lab, config: Config) -> Iterator[Yield]:
             {"what": "peak memory of a search beyond imports, MiB", "value": found["peak_mib"]},
         ],
     )
+
+
+def _mib(found: dict[str, Any]) -> str:
+    return "an unknown amount" if found["peak_mib"] is None else f"{found['peak_mib']:.0f} MiB"
 
 
 def _words_claim(lab: Lab, config: Config) -> Iterator[Yield]:
@@ -208,7 +210,7 @@ def _words_claim(lab: Lab, config: Config) -> Iterator[Yield]:
         f"{config.words_planted} of {config.words_rows} rows, {found['tokens']} tokens, loss "
         f"{found['loss'][0]:.2f} to {found['loss'][1]:.2f} nats a token, rank {config.rank}, cosine"
     )
-    hit = {name: _within(ranks["renamed"][name], 10) for name in ranks["renamed"]}
+    hit = {name: _within(places, 1) for name, places in ranks["veiled"].items()}
     yield lab.claim("logra/8r", hit["logra, cosine"], hit["shuffled weights, cosine"], note)
     rows = []
     for kind in DISGUISES:
@@ -220,8 +222,8 @@ def _words_claim(lab: Lab, config: Config) -> Iterator[Yield]:
             rows.append(row)
     yield Table("gsm8k-sources", rows)
     yield Table("gsm8k-test-queries", found["shown"])
-    originals = ("original", "renamed", "reworded")
-    yield Table("gsm8k-disguises", [dict(zip(originals, texts, strict=True)) for texts in found["examples"]])
+    kinds = ("original", *DISGUISES)
+    yield Table("gsm8k-disguises", [dict(zip(kinds, texts, strict=True)) for texts in found["examples"]])
 
 
 def _within(places: list[int], k: int) -> Estimate:

@@ -86,18 +86,19 @@ def _part(log: Any, number: int) -> Any:
     )
 
 
-def _peak(folder: Path, queries: int) -> float:
+def _peak(folder: Path, queries: int) -> float | None:
     """MiB that a fresh process needs beyond its imports to find the best 50 rows of every query."""
     from glasshouse.runtime.executors import Processes
 
     (mib,) = Processes(1).map(searched, [(str(folder), queries)])
-    return float(mib)
+    return mib if mib == mib else None
 
 
 def searched(job: tuple[str, int]) -> float:
-    """Search the log in `folder` with random queries; the growth of this process's peak memory in MiB."""
-    import resource
+    """Search the log in `folder` with random queries; MiB by which this process's memory rose at its peak.
 
+    NaN where the system does not tell (no /proc).
+    """
     import torch
 
     from glasshouse.attribution.logra.log import SketchLog
@@ -106,6 +107,16 @@ def searched(job: tuple[str, int]) -> float:
     folder, queries = job
     log = SketchLog.open(Path(folder) / "log")
     asked = Asked(tuple(map(str, range(queries))), torch.randn(queries, log.layout.width), (1.0,) * queries)
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    best(log, asked, Rule(len(log), "dot"), 50)
-    return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
+    rule = Rule(len(log), "dot")
+    if not Path("/proc/self/clear_refs").exists():
+        return float("nan")
+    Path("/proc/self/clear_refs").write_text("5")  # forget the peak of the imports
+    before = _status("VmRSS")
+    best(log, asked, rule, 50)
+    return (_status("VmHWM") - before) / 1024
+
+
+def _status(name: str) -> float:
+    """A field of /proc/self/status in KiB."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return float(next(line for line in lines if line.startswith(name)).split()[1])

@@ -20,7 +20,8 @@ NAMES = (
     "Aisha", "Boris", "Chloe", "Diego", "Edith", "Farid", "Greta", "Hugo", "Ingrid", "Jamal", "Keiko", "Lars",
     "Mina", "Nadia", "Otto", "Priya", "Quinn", "Rosa", "Sven", "Tara", "Umar", "Vera", "Wanda", "Yusuf",
 )  # fmt: skip
-DISGUISES = ("renamed", "reworded")
+DISGUISES = {"renamed": 0.0, "reworded": 0.5, "veiled": 1.0}
+"""The share of longer words that is changed, beside every name and number."""
 
 
 def data_folder() -> Path | None:
@@ -39,30 +40,31 @@ def problems(part: str, count: int) -> list[str]:
     return [f"{row['question']}\n{re.sub(r'<<.*?>>', '', row['answer'])}" for row in rows]
 
 
-def disguised(text: str, seed: int, corpus: list[str] | None = None) -> str:
-    """The same problem with every name and number changed; with a corpus, half of its longer words too.
+def disguised(text: str, seed: int, corpus: list[str], share: float) -> str:
+    """The same problem with every name and number changed, and a `share` of its longer words.
 
-    Equal words stay equal, so that the structure of problem and solution is kept and the arithmetic is not.
+    New words are drawn from `corpus`. Equal words stay equal, so that the structure of problem and solution
+    is kept and the arithmetic is not.
     """
     draw, swap = rng(seed, "disguise", text), {}
 
     def other(match: re.Match[str]) -> str:
         word = match.group()
         if word not in swap:
-            swap[word] = _other(word, text, draw, corpus)
+            swap[word] = _other(word, text, draw, corpus, share)
         return swap[word]
 
     return re.sub(r"[A-Za-z]+|\d+", other, text)
 
 
-def _other(word: str, text: str, draw: np.random.Generator, corpus: list[str] | None) -> str:
+def _other(word: str, text: str, draw: np.random.Generator, corpus: list[str], share: float) -> str:
     if word.isdigit():
         low = 10 ** (len(word) - 1)
         return str(int(draw.integers(low if low > 1 else 2, low * 10)))
     # A capital inside a sentence is a name, wherever else the word stands.
     if word[0].isupper() and re.search(rf"[a-z,] {word}\b", text) and len(word) > 2:
         return str(draw.choice(NAMES))
-    if corpus is not None and word.islower() and len(word) > 3 and draw.random() < 0.5:
+    if len(word) > 3 and draw.random() < share:
         return str(draw.choice(corpus))
     return word
 
@@ -75,6 +77,7 @@ def grow(texts: list[str], folder: Path, epochs: float, seed: int) -> tuple[Any,
     from glasshouse.training.fast import fit_rows
 
     tokenizer = fit_tokenizer(texts, vocab_size=VOCABULARY, folder=folder)
+    tokenizer.model_max_length = 1 << 20  # rows are cut below, without a warning a row
     config = GPT2Config(
         vocab_size=VOCABULARY, n_positions=LENGTH, n_embd=128, n_layer=3, n_head=4, resid_pdrop=0.0,
         embd_pdrop=0.0, attn_pdrop=0.0, bos_token_id=1, eos_token_id=2,
@@ -114,8 +117,7 @@ def traced(
     sources = sorted(int(i) for i in rng(seed, "sources").choice(rows, planted, replace=False))
     corpus = sorted({w for t in texts for w in re.findall(r"\b[a-z]{4,}\b", t)})
     asked = {
-        "renamed": [disguised(texts[i], seed) for i in sources],
-        "reworded": [disguised(texts[i], seed, corpus) for i in sources],
+        kind: [disguised(texts[i], seed, corpus, share) for i in sources] for kind, share in DISGUISES.items()
     }
     log = quietly(lambda: LoGra(rank, seed=seed).fit(model, data, store=folder / "log"))
     plain = quietly(lambda: LoGra(rank, curvature=None, seed=seed).fit(model, data, store=folder / "log"))
@@ -139,7 +141,7 @@ def traced(
         "sketch_bytes": log.log_.bytes,
         "seconds": {**log.seconds_},
         "shown": _shown(log, tokenizer, texts, shown),
-        "examples": [[texts[sources[0]], asked["renamed"][0], asked["reworded"][0]]],
+        "examples": [[texts[sources[0]], *(queries[0] for queries in asked.values())]],
     }
 
 
