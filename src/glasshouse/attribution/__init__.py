@@ -27,6 +27,7 @@ if TYPE_CHECKING:
         NTKDistance,
         how_far,
     )
+    from glasshouse.attribution.ifcomp import Choices, IFComp
     from glasshouse.attribution.logra import GradientLog, LoGra, load_log, patch_trainer
     from glasshouse.attribution.pre_memorization import CurationPlan, Trajectory, TrajectoryRecorder
     from glasshouse.attribution.scores import ScoreTable
@@ -42,6 +43,7 @@ _HOME = {
     "Checkpoint": "checkpoints",
     "ContinualTrainer": "function_space_distance",
     "CoresetDistance": "function_space_distance",
+    "Choices": "ifcomp",
     "CurationPlan": "pre_memorization",
     "EKFAC": "ekfac",
     "EWCDistance": "function_space_distance",
@@ -50,6 +52,7 @@ _HOME = {
     "FSDSketch": "function_space_distance",
     "GGNDistance": "function_space_distance",
     "GradientLog": "logra",
+    "IFComp": "ifcomp",
     "InputMoments": "function_space_distance",
     "L2Distance": "function_space_distance",
     "LoGra": "logra",
@@ -78,6 +81,7 @@ _HOME = {
 __all__ = [
     "BM25",
     "Checkpoint",
+    "Choices",
     "ContinualTrainer",
     "CoresetDistance",
     "CurationPlan",
@@ -88,6 +92,7 @@ __all__ = [
     "FSDSketch",
     "GGNDistance",
     "GradientLog",
+    "IFComp",
     "InputMoments",
     "L2Distance",
     "LoGra",

@@ -19,8 +19,8 @@ from glasshouse import __version__
 from glasshouse.runtime.errors import EXIT_CODE, GlasshouseError
 
 COMMAND_GROUPS = (
-    "audit", "game", "report", "findings", "trace", "curate", "lens", "eval", "grow", "study", "ledger",
-    "listing", "society", "doctor", "cache", "card", "challenges",
+    "audit", "game", "report", "findings", "trace", "mislabeled", "curate", "lens", "eval", "grow",
+    "study", "ledger", "listing", "society", "doctor", "cache", "card", "challenges",
 )  # fmt: skip
 
 MACHINE_REFUSES = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM})

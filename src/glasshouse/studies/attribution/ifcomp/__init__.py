@@ -189,7 +189,7 @@ def _calibration(lab: Lab, found: dict[str, Runs]) -> Iterator[Yield]:
     def fall(key: str) -> Estimate:
         return relative_fall([run["plain"]["raw"] for run in runs], [run["plain"][key] for run in runs])
 
-    note = f"{len(runs)} seeds; alpha and output temperature tuned on 500 points; 1,000 to measure; 15 bins of equal mass"
+    note = f"{len(runs)} seeds; tuned on 500 points, 1,000 to measure; 15 bins of equal mass"
     yield lab.claim("ifcomp/2a", fall("IF-COMP"), fall(other), note)
     plain = _difference(runs, lambda run: run["plain"], "temperature scaling", "IF-COMP")
     yield lab.claim("ifcomp/2br", plain, None, note)
@@ -216,9 +216,11 @@ def _calibration(lab: Lab, found: dict[str, Runs]) -> Iterator[Yield]:
 
 
 def relative_fall(before: Sequence[float], after: Sequence[float], level: float = 0.95) -> Estimate:
-    """1 - mean(after) / mean(before) over seeds, with Fieller's interval: the r at which after - (1 - r) before
-    may be zero on average by Student's interval. Nothing is divided, so one small `before` does no harm.
-    """  # fmt: skip
+    """1 - mean(after) / mean(before) over seeds, with the interval of Fieller.
+
+    It holds the r for which after - (1 - r) before may be zero on average by Student's interval. Nothing is
+    divided, so one small `before` does no harm.
+    """
 
     def edge(upper: bool) -> float:
         low, high = -5.0, 1.0
