@@ -57,7 +57,7 @@ def test_there_are_68_networks_and_the_first_is_nearest():
 @needs_images
 @pytest.mark.slow
 def test_it_runs_whole(tmp_path):
-    small = Config(seeds=2, accuracy_seeds=1, rows=800, rank=5, tasks=2, audit_seeds=2, draws=40)
+    small = Config(seeds=2, accuracy_seeds=1, rows=800, rank=5, tasks=2, audit_seeds=2, draws=20)
     study = dataclasses.replace(find("function-space-distance"), configs={"laptop": small, "paper": small})
     result = run_study(study, out=tmp_path / "runs", cache=Cache(tmp_path / "cache"))
     assert {claim["id"] for claim in result.claims} == {spec.id for spec in study.claims}
