@@ -33,9 +33,10 @@ def lds(table: ScoreTable, bank: RetrainBank, *, seed: int = 0) -> Estimate:
 
 
 def split_half_ceiling(bank: RetrainBank, *, seed: int = 0) -> Estimate:
-    """Spearman between the measurements of two halves of the seeds: what no method can exceed by much.
+    """Spearman between the measurements of two halves of the seeds: how well retraining repeats itself.
 
-    Undefined with fewer than two seeds.
+    With r the value, a perfect predictor of the mean over all seeds would reach about `sqrt(2 r / (1 + r))`,
+    which is above r: with few seeds methods may well exceed it. Undefined with fewer than two seeds.
     """
     half = bank.values.shape[1] // 2
     if half == 0:
