@@ -88,7 +88,8 @@ def source(train: str, query: str) -> tuple[np.ndarray, int]:
             HessianConfig(method="kfac", ev_correction=True, use_dataset_labels=True, hessian_dtype="fp32"),
             ApproxUnrollingConfig(
                 checkpoints=[str(CASE / point["path"]) for point in points], segments=SPEC["segments"],
-                lr_list=[point["lr"] for point in points], step_size_list=[point["steps"] for point in points],
+                lr_list=[point["lr"] for point in points],
+                step_size_list=[point["steps"] for point in points],
                 query=QuerySetConfig(dataset=query, aggregation="none"),
             ),
         )  # fmt: skip

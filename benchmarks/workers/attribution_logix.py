@@ -58,7 +58,7 @@ def main():
         [asked] = query
         backward(run, model, asked, named(asked, "query", 0), lambda b: measured(model, b))
         rows = run.build_log_dataloader(batch_size=64, num_workers=0)
-        found = run.compute_influence_all(run.get_log(), rows, damping=SPEC["logra_damping"])
+        found = run.compute_influence_all(run.get_log(), rows)  # damping: a tenth of the mean eigenvalue
     order = {name: k for k, name in enumerate(found["tgt_ids"])}
     at = [order[f"train-{k}"] for k in range(SPEC["n"])]
     finish(found["influence"][:, at].detach(), kept=kept)
