@@ -17,6 +17,7 @@ from check_method import Case
 from contract_baselines import baselines
 from contract_distances import distances
 from contract_logra import logra
+from contract_memorization import recorder
 from contract_scenes import (
     CANARY,
     FAMILIES,
@@ -589,6 +590,7 @@ CASES: tuple[Case, ...] = (
     logra(),
     *baselines(),
     source(),
+    recorder(),
     *distances(),
     _preferences(), _defection(), _supervised(), _outlier(), _trigger_search(), _comparison(),
     _pushback(), _untold(),
