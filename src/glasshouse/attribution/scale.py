@@ -306,7 +306,7 @@ class _Work:
         return ekfac_cost(self.model.shapes, [self.length] * rows, self.queries, rank=query_rank)
 
     def _groups(self, factor_bytes: float) -> int:
-        """Module groups: half of the memory that the bfloat16 model leaves is for running sums and factors."""
+        """Module groups: half of what the bfloat16 model leaves is for running sums and factors."""
         free = 0.5 * (self.machine.memory - 2.0 * self.model.parameters)
         if free <= 0:
             raise InputError(
