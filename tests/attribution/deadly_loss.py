@@ -18,7 +18,7 @@ PASSES = 3
 
 
 class Noted:
-    """Cross-entropy per row; in other processes than its maker's it notes rows, and dies once at row `dies`."""
+    """Cross-entropy per row; outside its maker's process it notes rows, and dies once at row `dies`."""
 
     def __init__(self, folder: Path, dies: str | None = None) -> None:
         self.folder, self.dies, self.maker = folder, dies, os.getpid()
