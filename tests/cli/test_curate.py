@@ -82,7 +82,7 @@ def test_a_run_on_disk_is_measured_planned_and_told(
     traj = Trajectory.load(house / "out/trajectory.npz")
     assert traj.row_ids == tuple(map(str, range(N))) and len(traj) == 2
     page = (house / "out/curate.html").read_text()
-    assert "Collect near these queries" in page and "http" not in page.replace("http://www.w3.org", "")
+    assert "Collect near these queries" in page and "://" not in page.replace("http://www.w3.org", "")
     again = (house / "out/curate.json").read_bytes()
     assert ask(run, "--out", "out", "--group", "topic", "--test", str(run / "rows.jsonl")) == 0
     assert "complete" in capsys.readouterr().out and (house / "out/curate.json").read_bytes() == again
