@@ -375,7 +375,11 @@ def test_files_that_are_no_trajectories_are_refused(tmp_path: Path) -> None:
     (tmp_path / "no.npz").write_bytes(b"not a zip")
     np.savez(tmp_path / "bare.npz", steps=np.arange(2))
     np.savez(tmp_path / "pickled.npz", steps=np.array([{}], dtype=object))
-    for name, said in (("no", "not a trajectory file"), ("bare", "lacks"), ("pickled", "not a trajectory file")):
+    for name, said in (
+        ("no", "not a trajectory file"),
+        ("bare", "lacks"),
+        ("pickled", "not a trajectory file"),
+    ):
         with pytest.raises(InputError, match=said):
             Trajectory.load(tmp_path / f"{name}.npz")
     mixed = {"a": made(trained_idx=[0]), "b": made(seed=1)}
