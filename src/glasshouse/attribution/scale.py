@@ -259,7 +259,7 @@ class _Work:
         return Plan(method, self.machine, self.machines, groups, stages, sizes)
 
     def logra(self, rank: int) -> Plan:
-        """One pass that writes sketches, a Cholesky factor a module, and reading for each batch of queries."""
+        """One pass that writes sketches, a Cholesky factor a module, and reading for each query batch."""
         blocks = [(min(rank, o), min(rank, i)) for o, i in self.model.shapes]
         widths = [o * i for o, i in blocks]
         width, squares = float(sum(widths)), float(sum(w * w for w in widths))
