@@ -92,7 +92,7 @@ class NTKDistance(CoresetDistance):
 
     def _distance(self, model: nn.Module, tensors: Tensors, rho: str) -> Tensor:
         batch, moves = self._batch(model), self._moves(tensors)
-        start = {name: value.to(moves[name]) for name, value in self.start_.items()}
+        start = {name: self.start_[name].to(move) for name, move in moves.items()}  # in one order
 
         def outputs(parameters: dict[str, Tensor]) -> Tensor:
             return outputs_of(_Bound(model, parameters), batch)
