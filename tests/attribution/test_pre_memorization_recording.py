@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -323,7 +324,7 @@ def test_the_null_of_robustness_is_uniform() -> None:
 
 def test_what_other_predictors_look_at(model: Any, subject: Any, chains: Any) -> None:
     other = new_model(1, width=16)
-    apart = math.sqrt(sum(float((a - b).double().pow(2).sum())
+    apart = math.sqrt(sum(float((a - b).detach().double().pow(2).sum())
                           for a, b in zip(model.parameters(), other.parameters(), strict=True)))  # fmt: skip
     assert distance_from_start(model, other) == pytest.approx(apart, rel=1e-5)
     assert distance_from_start(model, model) == 0
@@ -386,10 +387,8 @@ def test_the_organism_is_what_its_truth_says() -> None:
     chains = problems(400, 3, "check", unlearnable=0.25)
     assert abs(sum(not one.learnable for one in chains) - 100) <= 2
     for one in chains:
-        steps = one.solution.replace("We know that", "So").partition(" ####")[0].split()
-        (x, op, y, z), (x2, op2, y2, z2) = (
-            (int(s[1]), s[2], int(s[3]), int(s[5])) for s in (steps[:7], steps[7:])
-        )
+        told = re.findall(r"(\d+) (\S) (\d+) \w+ (\d+)", one.solution.partition(" ####")[0])
+        (x, op, y, z), (x2, op2, y2, z2) = ((int(a), sign, int(b), int(c)) for a, sign, b, c in told)
         assert z == result(op, x, y) and z == x2 and z2 == one.answer
         assert (op2 == "%" and y2 == 0) if not one.learnable else z2 == result(op2, x2, y2)
     said = [one.answer for one in chains if not one.learnable]
